@@ -1,0 +1,262 @@
+"""One run's complete description: every choice that a report makes, checked before any work starts.
+
+Start here to see what can be changed. Everything downstream (data, model, training) takes a `Config`.
+"""
+
+import ast
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DATASETS = ("tiny_nature", "tiny_species", "nature_12k", "caltech101", "cub200", "scenes15")
+AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the strength is)
+    "horizontal_flip": (0.5, 0, 1, "probability"),
+    "random_crop": (8, 1, 64, "padding in pixels"),
+    "random_resized_crop": (0.35, 0.01, 1, "smallest share of the area kept"),
+    "rotation": (15, 0, 180, "largest angle in degrees"),
+    "color_jitter": (0.3, 0, 1, "largest change of brightness, contrast, saturation"),
+    "shift": (0.1, 0, 1, "largest shift as a share of the side"),
+    "zoom": (0.1, 0, 0.9, "largest change of scale"),
+    "random_erasing": (0.25, 0, 1, "probability"),
+}
+
+
+class ConfigError(ValueError):
+    """A parameter that cannot work; the message is one sentence that names it and the way out."""
+
+
+class Config(BaseModel):
+    """Hold one run's parameters; invalid ones raise `ConfigError` with one clear sentence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    # Data
+    dataset: str = "tiny_nature"  # a known name, or folder:PATH
+    data_root: str = ""  # a folder searched for data sets before all others
+    image_size: int = Field(64, ge=8, le=1024)  # pixels, square
+    resize: Literal["squash", "crop", "pad"] = "squash"  # how an oblong image becomes square
+    val_fraction: float = Field(0.2, ge=0, le=0.9)  # of the training images, stratified; 0: none
+    normalization: Literal["auto", "half", "imagenet", "none"] = "auto"  # auto: the weights' own
+    augment: list[str] = []  # on training images alone: "name" or "name=strength"
+
+    # Model
+    model: str = "five_blocks"
+    filters: int | list[int] = 32  # of the first convolution, or of all five
+    filter_organization: Literal["same", "double", "half"] = "same"  # from block to block
+    kernel_size: int | list[int] = 3  # one, or one a block
+    padding: Literal["same", "valid"] = "same"
+    conv_bias: bool = True
+    activation: Literal["relu", "leaky_relu", "gelu", "silu", "mish", "elu", "tanh"] = "relu"
+    batch_norm: bool = True
+    pooling: Literal["flatten", "average"] = "flatten"  # what the dense layers see
+    dense: int | list[int] = 128  # widths of the hidden dense layers; [] for none
+    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout_after: Literal["dense", "blocks", "both"] = "dense"
+    init: Literal["default", "kaiming", "glorot"] = "default"
+
+    # Training
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
+    lr: float = Field(1e-3, gt=0, le=100)
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd and rmsprop
+    nesterov: bool = False
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    schedule: Literal["none", "step", "cosine", "one_cycle", "plateau"] = "none"
+    step_size: int = Field(1, ge=1)  # epochs between two drops of the step schedule
+    gamma: float = Field(0.1, gt=0, le=1)  # factor of the step and plateau schedules
+    plateau_patience: int = Field(2, ge=0)  # epochs without improvement before a drop
+    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(10, ge=1)
+    steps_per_epoch: int | None = Field(None, ge=1)  # None: every image once
+    val_steps: int | None = Field(None, ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    early_stopping: int = Field(0, ge=0)  # epochs without improvement before stopping; 0: never
+    monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"  # chooses the best epoch
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    seed: int = Field(0, ge=0)
+
+    # Keeping
+    name: str = ""  # of the run's folder; empty: made from the parameters
+    runs_root: str = "runs"  # relative to the repository
+    tracking: Literal["none", "offline", "online"] = "none"  # wandb
+
+    def __init__(self, **values):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_sentence(error.errors()[0], values)) from None
+
+    @classmethod
+    def from_parameters(cls, namespace: dict, also: tuple[str, ...] = (), **fixed) -> "Config":
+        """Read a notebook's parameters from its `globals()`.
+
+        Every name assigned in the last annotated parameters cell, or in the cell that papermill
+        injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
+        Outside a notebook, every plain value of `namespace` counts. `fixed` adds fields.
+        """
+        names = _parameter_names(namespace)
+        return cls(**{name: namespace[name] for name in names if name not in also}, **fixed)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Config":
+        """Read a configuration from a JSON file."""
+        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def replace(self, **changes) -> "Config":
+        """Return a copy with some parameters changed, checked again."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits of all parameters that can change a result."""
+        chosen = self.model_dump(exclude={"name", "runs_root", "tracking", "data_root"})
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def filter_list(self) -> list[int]:
+        """The number of filters of each of the five convolutions."""
+        if isinstance(self.filters, list):
+            return self.filters
+        factor = {"same": 1.0, "double": 2.0, "half": 0.5}[self.filter_organization]
+        return [max(1, int(self.filters * factor**block)) for block in range(5)]
+
+    @property
+    def kernel_list(self) -> list[int]:
+        """The kernel size of each of the five convolutions."""
+        return self.kernel_size if isinstance(self.kernel_size, list) else [self.kernel_size] * 5
+
+    @property
+    def dense_list(self) -> list[int]:
+        """The widths of the hidden dense layers."""
+        return self.dense if isinstance(self.dense, list) else [self.dense]
+
+    @property
+    def feature_sizes(self) -> list[tuple[int, int]]:
+        """Side in pixels after each block's convolution and after its 2x2 pooling."""
+        size, sizes = self.image_size, []
+        for kernel in self.kernel_list:
+            convolved = size if self.padding == "same" else size - kernel + 1
+            sizes.append((convolved, convolved // 2))
+            size = convolved // 2
+        return sizes
+
+    @property
+    def augmentations(self) -> list[tuple[str, float]]:
+        """The augmentation list as (name, strength)."""
+        return [parse_augmentation(entry) for entry in self.augment]
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "Config":
+        if not self.dataset.startswith("folder:") and self.dataset not in DATASETS:
+            raise ValueError(
+                f"dataset '{self.dataset}' is not known{_did_you_mean(self.dataset, DATASETS)}; "
+                f"choose one of {', '.join(DATASETS)}, or folder:PATH for your own images"
+            )
+        for entry in self.augment:
+            parse_augmentation(entry)
+        if self.val_fraction == 0 and self.early_stopping:
+            raise ValueError("early_stopping needs validation images: set val_fraction above 0")
+        if self.val_fraction == 0 and self.schedule == "plateau":
+            raise ValueError("schedule 'plateau' needs validation images: set val_fraction above 0")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs optimizer 'sgd' with momentum above 0")
+        if self.model == "five_blocks":
+            self._check_five_blocks()
+        return self
+
+    def _check_five_blocks(self) -> None:
+        for name in ("filters", "kernel_size", "dense"):
+            value = getattr(self, name)
+            if isinstance(value, list) and name != "dense" and len(value) != 5:
+                raise ValueError(f"{name} lists {len(value)} values: give one, or five, one a block")
+            if min(value if isinstance(value, list) else [value], default=1) < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        before = self.image_size
+        for block, (kernel, (convolved, pooled)) in enumerate(
+            zip(self.kernel_list, self.feature_sizes, strict=True), start=1
+        ):
+            if self.padding == "valid" and kernel > before:
+                raise ValueError(
+                    f"kernel_size {kernel} of block {block} is larger than its {before}x{before} "
+                    f"feature map: use a larger image_size, a smaller kernel or padding 'same'"
+                )
+            if pooled < 1:
+                raise ValueError(
+                    f"image_size {self.image_size} is too small for five poolings: block {block} "
+                    f"has nothing left to pool ({convolved}x{convolved}); "
+                    f"{self._smallest_image_size()} is the smallest that works"
+                )
+            before = pooled
+
+    def _smallest_image_size(self) -> int:
+        size = 1
+        for kernel in reversed(self.kernel_list):
+            size = 2 * size + (0 if self.padding == "same" else kernel - 1)
+        return size
+
+
+def parse_augmentation(entry: str) -> tuple[str, float]:
+    """Split "name" or "name=strength" and check it; raises ValueError in one sentence."""
+    name, _, text = entry.partition("=")
+    if name not in AUGMENTATIONS:
+        raise ValueError(
+            f"augment '{name}' is not known{_did_you_mean(name, AUGMENTATIONS)}; "
+            f"choose from {', '.join(AUGMENTATIONS)}"
+        )
+    default, low, high, meaning = AUGMENTATIONS[name]
+    try:
+        strength = float(text) if text else float(default)
+    except ValueError:
+        raise ValueError(f"augment '{entry}': '{text}' is not a number ({meaning})") from None
+    if not low <= strength <= high:
+        raise ValueError(f"augment '{entry}': the strength ({meaning}) goes from {low} to {high}")
+    return name, strength
+
+
+def _did_you_mean(name: str, known) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+def _sentence(error: dict, values: dict) -> str:
+    """Turn pydantic's first error into one sentence."""
+    name = str(error["loc"][0]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter '{name}'" + (
+            _did_you_mean(name, Config.model_fields) or "; helpers/config.py lists all parameters"
+        )
+    if not name:
+        return error["msg"].removeprefix("Value error, ")
+    value = values[name]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return f"{name} = '{value}' is text, not a list: papermill takes lists by -y '{name}: {value}'"
+    if error["type"] == "literal_error" and isinstance(value, str):
+        known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        hint = _did_you_mean(value, known)
+        return f"{name} = '{value}' is not possible{hint}; choose one of {', '.join(known)}"
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{name} = {value!r} is not possible: it should be {wanted}"
+
+
+def _parameter_names(namespace: dict) -> list[str]:
+    """Names assigned in the last annotated cell and in papermill's cell after it."""
+    names: list[str] = []
+    if "In" not in namespace:
+        plain = (bool, int, float, str, list, dict, type(None))
+        return [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
+    for source in reversed(namespace["In"]):
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:  # a cell with IPython magic
+            continue
+        annotated = any(isinstance(node, ast.AnnAssign) for node in statements)
+        if annotated or source.startswith("# Parameters"):
+            for node in statements:
+                targets = getattr(node, "targets", [getattr(node, "target", None)])
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+        if annotated:
+            break
+    return [name for name in dict.fromkeys(names) if name in namespace]
