@@ -152,7 +152,7 @@ class Config(BaseModel):
     def _check_combinations(self) -> "Config":
         if not self.dataset.startswith("folder:") and self.dataset not in DATASETS:
             raise ValueError(
-                f"dataset '{self.dataset}' is not known{_did_you_mean(self.dataset, DATASETS)}; "
+                f"dataset '{self.dataset}' is not known{did_you_mean(self.dataset, DATASETS)}; "
                 f"choose one of {', '.join(DATASETS)}, or folder:PATH for your own images"
             )
         for entry in self.augment:
@@ -203,7 +203,7 @@ def parse_augmentation(entry: str) -> tuple[str, float]:
     name, _, text = entry.partition("=")
     if name not in AUGMENTATIONS:
         raise ValueError(
-            f"augment '{name}' is not known{_did_you_mean(name, AUGMENTATIONS)}; "
+            f"augment '{name}' is not known{did_you_mean(name, AUGMENTATIONS)}; "
             f"choose from {', '.join(AUGMENTATIONS)}"
         )
     default, low, high, meaning = AUGMENTATIONS[name]
@@ -216,7 +216,8 @@ def parse_augmentation(entry: str) -> tuple[str, float]:
     return name, strength
 
 
-def _did_you_mean(name: str, known) -> str:
+def did_you_mean(name: str, known) -> str:
+    """Return ", did you mean 'x'?" for the nearest of the known names, or nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else ""
 
@@ -226,7 +227,7 @@ def _sentence(error: dict, values: dict) -> str:
     name = str(error["loc"][0]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         return f"unknown parameter '{name}'" + (
-            _did_you_mean(name, Config.model_fields) or "; helpers/config.py lists all parameters"
+            did_you_mean(name, Config.model_fields) or "; helpers/config.py lists all parameters"
         )
     if not name:
         return error["msg"].removeprefix("Value error, ")
@@ -235,7 +236,7 @@ def _sentence(error: dict, values: dict) -> str:
         return f"{name} = '{value}' is text, not a list: papermill takes lists by -y '{name}: {value}'"
     if error["type"] == "literal_error" and isinstance(value, str):
         known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        hint = _did_you_mean(value, known)
+        hint = did_you_mean(value, known)
         return f"{name} = '{value}' is not possible{hint}; choose one of {', '.join(known)}"
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{name} = {value!r} is not possible: it should be {wanted}"
