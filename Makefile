@@ -1,0 +1,43 @@
+# Two commands: `make run` and `make test`. Both set up .venv first; the second time that is instant.
+# Variables: PYTHON (default python3), DATA_ROOT (a folder that holds data sets; see data/README.md).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+MAIN_JOB := $(filter-out notebooks/07_%, $(NOTEBOOKS))
+
+.PHONY: help run test lint clean
+
+help:
+	@echo "make run    run the notebooks on the embedded data; results in runs/"
+	@echo "make test   run all tests and every notebook"
+	@echo "make lint   check the style of the code"
+	@echo "make clean  remove the environment and the caches; runs/ and data/ stay"
+
+run: $(READY)
+	@mkdir -p runs/notebooks
+	@set -e; for notebook in $(MAIN_JOB); do \
+		echo "$$notebook"; \
+		$(BIN)/papermill --kernel python3 $$notebook runs/$$notebook; \
+	done
+	@echo "Executed notebooks, with every figure and table: runs/notebooks/"
+	@echo "Runs, each with its configuration, history, metrics and weights: runs/"
+
+test: $(READY)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 tests $(NOTEBOOKS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --diff
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find helpers tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; point to one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	@echo "Installing; the first time downloads torch and takes some minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@touch $@
