@@ -1,0 +1,106 @@
+"""The notebooks' form: no outputs, one parameters cell, one bootstrap cell, thin code."""
+
+import ast
+import io
+import re
+import tokenize
+from types import SimpleNamespace
+
+import nbformat
+import papermill
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from helpers import ROOT
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BADGE = "https://colab.research.google.com/github/five-blocks/five-blocks/blob/main/notebooks/"
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_notebook_is_valid_and_carries_no_outputs(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any("papermill" in cell.metadata for cell in notebook.cells)
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None, cell.source
+
+
+def test_notebook_opens_with_a_title_and_its_own_colab_badge(path, notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert re.search(r"^# \S", first.source, re.MULTILINE)
+    assert BADGE + path.name in first.source
+
+
+def test_every_code_cell_has_markdown_before_it(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert ("code", "code") not in set(zip(kinds, kinds[1:], strict=False))
+
+
+def test_parameters_are_typed_literals_with_a_comment_each(notebook):
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    source = tagged[0].source
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for statement in ast.parse(source).body:
+        text = ast.unparse(statement)
+        assert isinstance(statement, ast.AnnAssign), f"needs a type: {text}"
+        ast.literal_eval(statement.value)  # papermill cannot re-evaluate derived values
+        lines = range(statement.lineno, statement.end_lineno + 1)
+        assert comments.intersection(lines), f"needs a comment: {text}"
+
+
+def test_notebook_is_thin(notebook):
+    lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    assert len(lines) <= 130
+    assert not [line for line in lines if re.match(r"\s*class \w", line)]
+
+
+def test_all_notebooks_start_with_the_same_code():
+    assert len({code_cells(nbformat.read(path, as_version=4))[0].source for path in PATHS}) <= 1
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the repository", "anywhere else"])
+def test_first_code_cell_finds_or_clones_the_repository(path, inside, tmp_path, monkeypatch):
+    folder = ROOT / "notebooks" if inside else tmp_path
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.path", [])
+    commands = []
+    shell = SimpleNamespace(system=commands.append)
+    source = code_cells(nbformat.read(path, as_version=4))[0].source
+    namespace = {"get_ipython": lambda: shell}
+    exec(TransformerManager().transform_cell(source), namespace)
+    if inside:
+        assert namespace["root"] == ROOT and commands == []
+    else:
+        assert namespace["root"] == tmp_path / "five-blocks"
+        assert [command.split()[:2] for command in commands] == [["git", "clone"], ["pip", "install"]]
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p.stem.startswith("02")], ids=str)
+def test_unknown_parameter_stops_and_names_the_nearest(path, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="'epoch', did you mean 'epochs'"):
+        papermill.execute_notebook(
+            path,
+            tmp_path / "out.ipynb",
+            parameters={"epoch": 1},
+            kernel_name="python3",
+            cwd=path.parent,
+            progress_bar=False,
+        )
