@@ -5,20 +5,12 @@ Start here to add a data set: `find` searches, one `_read_...` function per layo
 
 import hashlib
 import os
-import shutil
-import stat
-import tarfile
-import urllib.error
-import urllib.request
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-
-from tqdm.auto import tqdm
+from pathlib import Path
 
 from helpers import ROOT
+from helpers.download import download, unpack
 
 DATA = ROOT / "data"
 KAGGLE = Path("/kaggle/input")
@@ -28,22 +20,22 @@ FOLDERS = {  # the folder that each data set is known by, wherever it lies
     "cub200": "CUB_200_2011",
     "scenes15": "scenes15",
 }
-DOWNLOADS = {  # checksum None: recorded at the first download
+DOWNLOADS = {  # checksum None: recorded at the first download; files: at least so many
     "nature_12k": {
         "url": "https://storage.googleapis.com/wandb_datasets/nature_12K.zip",
         "checksum": None,
-        "images": 11_999,
+        "files": 11_000,  # about 12,000
     },
     "caltech101": {
         "url": "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
         "checksum": "3138e1922a9193bfa496528edbbc45d0",
-        "images": 9_144,
+        "files": 9_144,
         "inner": "caltech-101/101_ObjectCategories.tar.gz",
     },
     "cub200": {
         "url": "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
         "checksum": "97eceeb196236b17998738112f37df78",
-        "images": 11_788,
+        "files": 11_788,
     },
 }
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -87,8 +79,10 @@ def find(dataset: str, data_root: str = "") -> Source:
         readers = {"caltech101": _read_caltech101, "cub200": _read_cub200}
         source = readers.get(dataset, _read_folder)(dataset, folder)
     else:
-        raise ValueError(f"no data set is called '{dataset}': choose {', '.join(FOLDERS)}, "
-                         f"tiny_nature, tiny_species or folder:PATH")
+        raise ValueError(
+            f"no data set is called '{dataset}': choose {', '.join(FOLDERS)}, "
+            f"tiny_nature, tiny_species or folder:PATH"
+        )
     for split in ("train", "test"):
         if not getattr(source, split):
             raise ValueError(f"{source.folder} holds no {split} image of '{dataset}'")
@@ -138,8 +132,11 @@ def _read_folder(dataset: str, folder: Path) -> Source:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     skipped: list[str] = []
     if "train" in names:
-        splits = {name: _list_classes(folder, folder / name, skipped)
-                  for name in ("train", "val", "test") if name in names}
+        splits = {
+            name: _list_classes(folder, folder / name, skipped)
+            for name in ("train", "val", "test")
+            if name in names
+        }
         skipped += [f"{name}/: neither train, val nor test" for name in names if name not in splits]
     elif {"val", "test"} & set(names):
         raise ValueError(f"{folder} has a val or test folder but no train folder")
@@ -149,20 +146,26 @@ def _read_folder(dataset: str, folder: Path) -> Source:
         splits["test"] = splits.pop("val", {})
     classes = sorted(splits["train"])
     if len(classes) < 2:
-        raise ValueError(f"{folder} holds images of {len(classes)} classes: it should have one "
-                         f"folder for each class, at least two, by themselves or in train/")
+        raise ValueError(
+            f"{folder} holds images of {len(classes)} classes: it should have one "
+            f"folder for each class, at least two, by themselves or in train/"
+        )
     for split, images in splits.items():
         if unknown := sorted(set(images) - set(classes)):
             raise ValueError(f"{folder / split} has images of '{unknown[0]}', train/ has none")
     if "test" not in splits:
         splits["train"], splits["test"] = _divide(
-            splits["train"], lambda count: count - max(1, round(TEST_SHARE * count)))
+            splits["train"], lambda count: count - max(1, round(TEST_SHARE * count))
+        )
         count = sum(map(len, splits["test"].values()))
-        print(f"{folder} brings no test set: {count} images, {TEST_SHARE:.0%} of each class, "
-              f"are kept for testing")
+        print(
+            f"{folder} brings no test set: {count} images, {TEST_SHARE:.0%} of each class, "
+            f"are kept for testing"
+        )
     listed = {split: _label(images, classes) for split, images in splits.items()}
-    return Source(dataset, folder, classes, listed["train"], listed.get("val"), listed["test"],
-                  skipped)
+    return Source(
+        dataset, folder, classes, listed["train"], listed.get("val"), listed["test"], skipped
+    )
 
 
 def _read_caltech101(dataset: str, folder: Path) -> Source:
@@ -176,14 +179,20 @@ def _read_caltech101(dataset: str, folder: Path) -> Source:
     found.pop("BACKGROUND_Google", None)
     skipped = [entry for entry in skipped if not entry.startswith("BACKGROUND_Google/")]
     classes = sorted(found)
-    lists = [place for place in (folder.parent, folder.parent.parent)
-             if (place / "train.txt").is_file() and (place / "test.txt").is_file()]
+    lists = [
+        place
+        for place in (folder.parent, folder.parent.parent)
+        if (place / "train.txt").is_file() and (place / "test.txt").is_file()
+    ]
     if not lists:
         train, test = _divide(found, lambda count: min(PER_CLASS, count - 1))
-        print(f"no train.txt and test.txt beside {folder}: {PER_CLASS} images of each class are "
-              f"for training, the others for testing")
-        return Source(dataset, folder, classes, _label(train, classes), None,
-                      _label(test, classes), skipped)
+        print(
+            f"no train.txt and test.txt beside {folder}: {PER_CLASS} images of each class are "
+            f"for training, the others for testing"
+        )
+        return Source(
+            dataset, folder, classes, _label(train, classes), None, _label(test, classes), skipped
+        )
     images = {path for paths in found.values() for path in paths}
     splits: dict[str, list[str]] = {"test": [], "train": []}
     seen: set[str] = set()
@@ -202,13 +211,16 @@ def _read_caltech101(dataset: str, folder: Path) -> Source:
                 splits[split].append(path)
     skipped += [f"{path}: in neither list" for path in sorted(images - seen)]
     labels = {name: label for label, name in enumerate(classes)}
-    train, test = ([(path, labels[path.split("/")[0]]) for path in splits[split]]
-                   for split in ("train", "test"))
+    train, test = (
+        [(path, labels[path.split("/")[0]]) for path in splits[split]]
+        for split in ("train", "test")
+    )
     return Source(dataset, folder, classes, train, None, test, skipped)
 
 
 def _read_cub200(dataset: str, folder: Path) -> Source:
     """Read CUB-200-2011 by its own images.txt, image_class_labels.txt, train_test_split.txt."""
+
     def table(name: str) -> dict[str, str]:
         lines = (folder / name).read_text(encoding="utf-8").splitlines()
         return dict(line.split(maxsplit=1) for line in lines if line.strip())
@@ -262,7 +274,7 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[str]:
                 yield f"{path}/{name}"
 
 
-def _divide(found: dict[str, list[str]], keep) -> tuple[dict, dict]:
+def _divide(found: dict[str, list[str]], keep: Callable[[int], int]) -> tuple[dict, dict]:
     """Split each class in two, keep(count) images in the first part.
 
     The order is that of a hash of the path: random, yet the same everywhere and for ever.
@@ -283,5 +295,18 @@ def _label(found: dict[str, list[str]], classes: list[str]) -> Images:
 
 
 def _fetch(dataset: str) -> Path:
-    raise FileNotFoundError(
-        f"'{dataset}' is not here: put its folder {FOLDERS[dataset]} into {DATA}")
+    """Download and unpack a data set into data/ and return its folder."""
+    name = FOLDERS[dataset]
+    if dataset not in DOWNLOADS:
+        raise FileNotFoundError(
+            f"'{dataset}' has no public download: put its folder, with "
+            f"train/CLASS and test/CLASS in it, at {DATA / name}"
+        )
+    entry = DOWNLOADS[dataset]
+    archive = DATA / entry["url"].rsplit("/", 1)[1]
+    download(entry["url"], archive, entry["checksum"])
+    unpack(archive, DATA / dataset, entry["files"], entry.get("inner"))
+    folder = _search(dataset, str(DATA))
+    if folder is None:
+        raise FileNotFoundError(f"{archive} holds no folder {name}, which '{dataset}' should be in")
+    return folder
