@@ -90,7 +90,7 @@ def test_first_code_cell_finds_or_clones_the_repository(path, inside, tmp_path, 
         assert namespace["root"] == ROOT and commands == []
     else:
         assert namespace["root"] == tmp_path / "five-blocks"
-        assert [command.split()[:2] for command in commands] == [["git", "clone"], ["pip", "install"]]
+        assert [c.split()[:2] for c in commands] == [["git", "clone"], ["pip", "install"]]
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p.stem.startswith("02")], ids=str)

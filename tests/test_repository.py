@@ -14,8 +14,9 @@ from helpers import ROOT
 MODULES = {p.stem: p for p in (ROOT / "helpers").glob("*.py") if p.stem != "__init__"}
 LAYERS = [  # a module imports from its own layer and the layers above it
     {"config"},
-    {"draw", "paint", "sources", "check", "data", "augment", "models", "count"},
-    {"runs", "train", "evaluate", "tracking", "traffic"},
+    {"paint", "draw", "download", "sources", "check", "data"}
+    | {"augment", "models", "count", "receptive_field", "tracking", "traffic"},
+    {"runs", "train", "evaluate"},
     {"sweep", "visualize", "detect"},
     {"batch", "report"},
 ]
