@@ -32,8 +32,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check --diff
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
-	find helpers tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info */__pycache__
 
 $(READY): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; point to one with: make PYTHON=python3.12")'
