@@ -49,7 +49,7 @@ Images = list[tuple[str, int]]
 class Source:
     """List a data set's images; paths are relative to `folder`, labels index `classes`."""
 
-    name: str
+    name: str  # fit to be part of a file name
     folder: Path
     classes: list[str]  # sorted
     train: Images
