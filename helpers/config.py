@@ -1,6 +1,7 @@
-"""One run's complete description: every choice that a report makes, checked before any work starts.
+"""One run's complete description: every choice that a report makes, checked before any work.
 
-Start here to see what can be changed. Everything downstream (data, model, training) takes a `Config`.
+Start here to see what can be changed. Everything downstream (data, model, training) takes a
+`Config`.
 """
 
 import ast
@@ -171,7 +172,7 @@ class Config(BaseModel):
         for name in ("filters", "kernel_size", "dense"):
             value = getattr(self, name)
             if isinstance(value, list) and name != "dense" and len(value) != 5:
-                raise ValueError(f"{name} lists {len(value)} values: give one, or five, one a block")
+                raise ValueError(f"{name} lists {len(value)} values: give one or five")
             if min(value if isinstance(value, list) else [value], default=1) < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         before = self.image_size
@@ -233,7 +234,7 @@ def _sentence(error: dict, values: dict) -> str:
         return error["msg"].removeprefix("Value error, ")
     value = values[name]
     if isinstance(value, str) and value.lstrip().startswith("["):
-        return f"{name} = '{value}' is text, not a list: papermill takes lists by -y '{name}: {value}'"
+        return f"{name} = '{value}' is text: papermill takes lists by -y '{name}: {value}'"
     if error["type"] == "literal_error" and isinstance(value, str):
         known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         hint = did_you_mean(value, known)

@@ -1,0 +1,98 @@
+"""The machine that a run uses: device, number format, memory, versions."""
+
+import ctypes
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+import torch
+
+from helpers import ROOT
+from helpers.config import Config
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device() -> torch.device:
+    """Return the GPU if this PyTorch has kernels for it, else the CPU.
+
+    An old GPU (Kaggle's P100) says it is available and fails at the first kernel, hence the check.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    major, minor = torch.cuda.get_device_capability()
+    built_for = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if arch[3:].isdigit()]
+    if built_for and 10 * major + minor < min(built_for):
+        print(
+            f"{torch.cuda.get_device_name()} is too old for this PyTorch (built for sm_"
+            f"{min(built_for)} and newer): training on the CPU; choose a T4 if you can"
+        )
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """Return the number format of activations: `config.precision`, or what the hardware does fast.
+
+    GPU: bfloat16 from compute capability 8.0 on, float16 before (a T4 only emulates bfloat16).
+    CPU: bfloat16 where there are instructions for it, else float32.
+    """
+    if config.precision != "auto":
+        return DTYPES[config.precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return "avx512_bf16" in file.read()
+    except OSError:
+        return False
+
+
+def keep_memory() -> None:
+    """Make malloc keep freed memory for the next step instead of returning it to the kernel.
+
+    Otherwise every large activation is mapped, page-faulted and unmapped again at every step,
+    which takes more than half of a training step on a CPU. glibc only; elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def environment() -> dict:
+    """Describe hardware, versions and the code's commit, for a run's `environment.json`."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    device = choose_device()
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "processor": _processor_name(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "packages": {
+            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "pydantic")
+        },
+        "commit": commit or "unknown",
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
+        return names[0] if names else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()

@@ -1,0 +1,169 @@
+"""Run folders: one folder a run, plain files, written atomically, readable without this project.
+
+config.json, history.csv (a row an epoch), metrics.json, predictions.csv, best.pt, last.pt,
+environment.json, status.json.
+"""
+
+import csv
+import io
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from helpers import ROOT, models
+from helpers.config import Config, ConfigError
+
+
+@dataclass(frozen=True)
+class Run:
+    """Read and write one run's folder."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config(self) -> Config:
+        return Config.load(self.folder / "config.json")
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The epochs as dicts of numbers, oldest first; empty before the first one ends."""
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                {name: float(value) for name, value in row.items() if value != ""}
+                for row in csv.DictReader(file)
+            ]
+
+    @property
+    def metrics(self) -> dict:
+        return _read_json(self.folder / "metrics.json")
+
+    @property
+    def environment(self) -> dict:
+        return _read_json(self.folder / "environment.json")
+
+    @property
+    def status(self) -> dict:
+        """`state` is running, finished, interrupted or failed (with `reason`)."""
+        return _read_json(self.folder / "status.json")
+
+    @property
+    def finished(self) -> bool:
+        return self.status.get("state") == "finished"
+
+    def set_status(self, state: str, **more) -> None:
+        self.write_json("status.json", {"state": state, "time": now(), **more})
+
+    def write_json(self, name: str, content: dict) -> None:
+        text = json.dumps(content, indent=1)
+        write_atomically(self.folder / name, (text + "\n").encode())
+
+    def write_csv(self, name: str, rows: list[dict]) -> None:
+        """Write rows as CSV; the columns are those of the first row."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.folder / name, text.getvalue().encode())
+
+    def write_predictions(self, split: str, rows: list[dict]) -> None:
+        """Replace one split's rows in `predictions.csv`."""
+        others = [row for row in self.predictions if row["split"] != split]
+        self.write_csv("predictions.csv", others + rows)
+
+    @property
+    def predictions(self) -> list[dict[str, str]]:
+        """The rows of `predictions.csv`: split, path, label, predicted, confidence."""
+        path = self.folder / "predictions.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def write_checkpoint(self, name: str, content: dict) -> None:
+        temporary = self.folder / f".{name}.{os.getpid()}"
+        torch.save(content, temporary)
+        temporary.replace(self.folder / name)
+
+    def read_checkpoint(self, name: str) -> dict:
+        """Load `best.pt` or `last.pt` to the CPU; nothing in it is executed."""
+        return torch.load(self.folder / name, map_location="cpu", weights_only=True)
+
+    def load_model(self) -> torch.nn.Module:
+        """Rebuild the network with the weights of its best epoch, in eval mode."""
+        checkpoint = self.read_checkpoint("best.pt")
+        model = models.build(self.config, len(checkpoint["classes"]))
+        model.load_state_dict(checkpoint["model"])
+        return model.eval()
+
+
+def open_run(config: Config) -> Run:
+    """Return the run of a configuration, making its folder when it is new.
+
+    The folder is `runs_root/name`, where an empty name becomes DATASET-MODEL-ID. Raises
+    ConfigError when that name already holds a run with other parameters.
+    """
+    dataset = Path(config.dataset.removeprefix("folder:")).name
+    name = config.name or f"{dataset}-{config.model}-{config.id}"
+    run = Run(ROOT / config.runs_root / name)
+    if (run.folder / "config.json").exists():
+        old, new = run.config, config
+        if old.id != new.id:
+            changed = [
+                f"{field} {value!r} -> {getattr(new, field)!r}"
+                for field, value in old.model_dump().items()
+                if value != getattr(new, field)
+            ]
+            raise ConfigError(
+                f"name '{name}' already holds a run with other parameters "
+                f"({', '.join(changed[:3])}): choose another name, or delete {run.folder}"
+            )
+    else:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.write_json("config.json", config.model_dump())
+    return run
+
+
+def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
+    """List the finished runs below `runs_root` whose configuration has these parameters.
+
+    Newest last. Folders of an unreadable or older format are passed over.
+    """
+    found = []
+    for path in Path(ROOT / runs_root).rglob("status.json"):
+        run = Run(path.parent)
+        with suppress(FileNotFoundError, ConfigError, json.JSONDecodeError):
+            config = run.config
+            if run.finished and all(getattr(config, k) == v for k, v in parameters.items()):
+                found.append(run)
+    return sorted(found, key=lambda run: run.status["time"])
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all, also when killed on the way."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def now() -> str:
+    """Return the time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,288 @@
+"""The training loop: one for every network and data set of this project.
+
+`fit` continues a run that was stopped at any moment to the same result, and loads a finished one.
+"""
+
+import math
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from helpers.augment import augment, normalization, normalize
+from helpers.config import Config
+from helpers.data import ImageSet, Splits, batches
+from helpers.evaluate import evaluate, predict
+from helpers.hardware import choose_device, choose_dtype, environment, keep_memory
+from helpers.runs import Run, open_run
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a finite number; the message names the epoch and the step."""
+
+
+def fit(model: nn.Module, splits: Splits, config: Config) -> Run:
+    """Train a model on `splits.train`, choose the best epoch on `splits.val`, return the run.
+
+    The model ends on the CPU or GPU with the weights of its best epoch, in eval mode. Stopped at
+    any moment, the next call continues after the last complete epoch; the result is the same as
+    without the stop (bit for bit on the same CPU). A finished run is loaded, not trained again.
+    Raises TrainingDiverged when the loss is not finite, and keeps the last good checkpoint.
+    """
+    keep_memory()
+    run = open_run(config)
+    device = choose_device()
+    model.to(device, memory_format=torch.channels_last)
+    if not run.finished:
+        training = _Training(model, splits, config, run, device)
+        try:
+            training.run_epochs()
+        except KeyboardInterrupt:
+            run.set_status("interrupted")
+            raise
+        except Exception as error:
+            run.set_status("failed", reason=str(error).splitlines()[0] if str(error) else "")
+            raise
+    model.load_state_dict(run.read_checkpoint("best.pt")["model"])
+    model.eval()
+    if not run.finished:
+        _finish(model, splits, config, run)
+    return run
+
+
+def _finish(model: nn.Module, splits: Splits, config: Config, run: Run) -> None:
+    history = run.history
+    best = run.read_checkpoint("best.pt")["epoch"]
+    seconds = sum(row["seconds"] for row in history)
+    metrics = {
+        "best_epoch": best,
+        "epochs": len(history),
+        "train_seconds": round(seconds, 2),
+        "data_wait_share": sum(row["wait_seconds"] for row in history) / seconds,
+        "images_per_second": sum(row["images"] for row in history) / seconds,
+        "params": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "train": {"loss": history[best - 1]["train_loss"],
+                  "accuracy": history[best - 1]["train_accuracy"]},
+    }  # fmt: skip
+    if len(splits.val):
+        result = evaluate(model, splits.val, config)
+        metrics["val"] = result.summary()
+        run.write_predictions("val", result.rows("val"))
+    run.write_json("metrics.json", metrics)
+    run.set_status("finished")
+
+
+class _Training:
+    """Hold what changes from epoch to epoch, so that it can be saved and continued."""
+
+    def __init__(
+        self, model: nn.Module, splits: Splits, config: Config, run: Run, device: torch.device
+    ):
+        self.model, self.config, self.run, self.device = model, config, run, device
+        self.train, self.val = splits.train, _limit(splits.val, config)
+        self.dtype = choose_dtype(config, device)
+        self.steps = config.steps_per_epoch or math.ceil(len(self.train) / config.batch_size)
+        self.optimizer = _make_optimizer(model, config, device)
+        self.scheduler = _make_scheduler(self.optimizer, config, self.steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.history: list[dict] = []
+        self.best = -math.inf
+        if (run.folder / "last.pt").exists():
+            self._restore(run.read_checkpoint("last.pt"))
+        else:
+            run.write_json("environment.json", environment())
+
+    def run_epochs(self) -> None:
+        config = self.config
+        total = config.epochs * self.steps
+        done = len(self.history) * self.steps
+        bar = tqdm(total=total, initial=done, unit="step", leave=False, disable=None)
+        with bar:
+            while len(self.history) < config.epochs and not self._is_stale():
+                epoch = len(self.history) + 1
+                bar.set_description(f"Epoch {epoch}/{config.epochs}")
+                self.run.set_status("running", epoch=epoch)
+                row = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+                row |= self._train_epoch(epoch, bar)
+                row |= self._validate()
+                self._end_epoch(row)
+
+    def _train_epoch(self, epoch: int, bar) -> dict:
+        """Run one epoch; nothing in the loop waits for a GPU except the bar, twice a second."""
+        config, model = self.config, self.model
+        torch.manual_seed(_seed(config.seed, epoch))  # dropout
+        chunks = _shuffle(len(self.train), self.steps, config.batch_size, config.seed, epoch)
+        mean, std = normalization(config)
+
+        def prepare(pixels: torch.Tensor, step: int) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(_seed(config.seed, epoch, step))
+            pixels = augment(pixels, config.augmentations, generator)
+            return normalize(pixels, mean, std, self.dtype)
+
+        model.train()
+        losses, right = [], torch.zeros((), dtype=torch.int64, device=self.device)
+        seen, waited, shown = 0, 0.0, time.perf_counter()
+        started = ready = time.perf_counter()
+        for pixels, labels in batches(self.train, chunks, self.device, prepare):
+            waited += time.perf_counter() - ready
+            with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+                logits = model(pixels)
+                loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if config.schedule in ("one_cycle", "cosine"):
+                self.scheduler.step()
+            losses.append(loss.detach())
+            right += (logits.detach().argmax(1) == labels).sum()
+            seen += len(labels)
+            bar.update()
+            if time.perf_counter() - shown > 0.5:
+                shown = time.perf_counter()
+                mean_loss = self._mean_loss(losses, epoch)
+                bar.set_postfix_str(
+                    f"loss {mean_loss:.3f}, accuracy {right.item() / seen:.1%}, "
+                    f"{seen / (shown - started):.0f} images/s"
+                )
+            ready = time.perf_counter()
+        sizes = torch.tensor([len(chunk) for chunk in chunks], dtype=torch.float32)
+        self._mean_loss(losses, epoch)
+        weighted = (torch.stack(losses).float().cpu() * sizes).sum().item() / seen
+        return {
+            "train_loss": weighted,
+            "train_accuracy": right.item() / seen,
+            "images": seen,
+            "seconds": time.perf_counter() - started,
+            "wait_seconds": waited,
+        }
+
+    def _mean_loss(self, losses: list[torch.Tensor], epoch: int) -> float:
+        values = torch.stack(losses).float().cpu()
+        if not values.isfinite().all():
+            step = int((~values.isfinite()).nonzero()[0, 0]) + 1
+            raise TrainingDiverged(
+                f"the loss became {values[step - 1].item()} in epoch {epoch}, step {step} of "
+                f"{self.steps}: use a smaller lr than {self.config.lr:g}, or batch_norm"
+            )
+        return values.mean().item()
+
+    def _validate(self) -> dict:
+        if not len(self.val):
+            return {}
+        logits = predict(self.model, self.val, self.config)
+        labels = torch.from_numpy(self.val.labels)
+        return {
+            "val_loss": F.cross_entropy(logits, labels).item(),
+            "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+        }
+
+    def _end_epoch(self, row: dict) -> None:
+        """Step the schedule, keep the best weights, save everything that the next epoch needs."""
+        if self.config.schedule == "step":
+            self.scheduler.step()
+        elif self.config.schedule == "plateau":
+            self.scheduler.step(self._score(row))
+        self.history.append(row)
+        if not len(self.val) or self._score(row) > self.best:
+            self.best = self._score(row) if len(self.val) else self.best
+            self.run.write_checkpoint(
+                "best.pt",
+                {
+                    "model": self.model.state_dict(),
+                    "epoch": row["epoch"],
+                    "classes": self.train.classes,
+                    "config": self.config.model_dump(),
+                },
+            )
+        self.run.write_checkpoint(
+            "last.pt",
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "scaler": self.scaler.state_dict(),
+                "history": self.history,
+                "best": self.best,
+            },
+        )
+        self.run.write_csv("history.csv", self.history)
+
+    def _restore(self, checkpoint: dict) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(checkpoint["scheduler"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.history = checkpoint["history"]
+        self.best = checkpoint["best"]
+        self.run.write_csv("history.csv", self.history)
+
+    def _score(self, row: dict) -> float:
+        """Return the monitored figure, larger is better."""
+        monitor = self.config.monitor
+        return -row[monitor] if monitor == "val_loss" else row[monitor]
+
+    def _is_stale(self) -> bool:
+        """Say whether early stopping's patience is used up."""
+        patience = self.config.early_stopping
+        if not patience or not self.history:
+            return False
+        best = max(self.history, key=self._score)["epoch"]
+        return len(self.history) - best >= patience
+
+
+def _seed(*numbers: int) -> int:
+    """Mix numbers into one seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _shuffle(count: int, steps: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Cut a new random order into batches of nearly equal size, as many as `steps`."""
+    rng = np.random.default_rng(_seed(seed, epoch))
+    chunks: list[np.ndarray] = []
+    while len(chunks) < steps:
+        chunks += np.array_split(rng.permutation(count), math.ceil(count / batch_size))
+    return chunks[:steps]
+
+
+def _limit(val: ImageSet, config: Config) -> ImageSet:
+    """Keep a seeded choice of `val_steps` batches of validation images, if that is set."""
+    if config.val_steps is None or config.val_steps * config.batch_size >= len(val):
+        return val
+    rng = np.random.default_rng(_seed(config.seed, 0))
+    return val.subset(np.sort(rng.permutation(len(val))[: config.val_steps * config.batch_size]))
+
+
+def _make_optimizer(model: nn.Module, config: Config, device: torch.device):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, momentum=config.momentum, nesterov=config.nesterov, fused=True, **shared
+        )
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, momentum=config.momentum, foreach=True, **shared)
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return optimizer(parameters, fused=True, **shared)
+
+
+def _make_scheduler(optimizer, config: Config, steps: int):
+    """Make the learning-rate schedule: one-cycle and cosine step each batch, others each epoch."""
+    schedulers = torch.optim.lr_scheduler
+    total = config.epochs * steps
+    if config.schedule == "one_cycle":
+        return schedulers.OneCycleLR(optimizer, config.lr, total_steps=total)
+    if config.schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, T_max=total)
+    if config.schedule == "step":
+        return schedulers.StepLR(optimizer, config.step_size, config.gamma)
+    if config.schedule == "plateau":
+        return schedulers.ReduceLROnPlateau(
+            optimizer, mode="max", factor=config.gamma, patience=config.plateau_patience
+        )
+    return None
