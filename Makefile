@@ -21,7 +21,8 @@ run: $(READY)
 		echo "$$notebook"; \
 		$(BIN)/papermill --kernel python3 $$notebook runs/$$notebook; \
 	done
-	@echo "Executed notebooks, with every figure and table: runs/notebooks/"
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html $(MAIN_JOB:%=runs/%)
+	@echo "Executed notebooks, as pages for the browser, too: runs/notebooks/"
 	@echo "Runs, each with its configuration, history, metrics and weights: runs/"
 
 test: $(READY)
@@ -38,5 +39,9 @@ $(READY): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; point to one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	@echo "Installing; the first time downloads torch and takes some minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@# Else each kernel warns that its local connection is not encrypted.
+	@mkdir -p .venv/etc/ipython
+	@echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
 	@touch $@
