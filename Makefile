@@ -30,14 +30,13 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check
-	$(BIN)/ruff format --check --diff
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info */__pycache__
 
 $(READY): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; point to one with: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing; the first time downloads torch and takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-r requirements.txt -r requirements-dev.txt -c constraints.txt
