@@ -14,6 +14,7 @@ from random import Random
 from uuid import uuid4
 
 import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 
 from helpers.paint import (
@@ -482,7 +483,7 @@ def paint_picture(dataset: str, name: str):
     size, light = 3 * pixels, u(-0.85 * PI, -0.15 * PI)
     tint = rng.choice([(255, 252, 246), (255, 240, 214), (236, 244, 255), (255, 250, 232)])
     picture = scenery(rng, size, light, tint)
-    figure = Canvas(rng, size, light, tint)
+    figure = Canvas(rng, Image.new("RGB", (size, size)), light, tint)
     figure.pose(
         u(0.42, 0.58), u(0.42, 0.58), scale * u(0.75, 1.15), u(-turn, turn), rng.choice(SIDES)
     )

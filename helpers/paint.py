@@ -6,10 +6,12 @@ import colorsys
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 DARK, WHITE = (24, 20, 26), (255, 252, 244)
@@ -59,44 +61,52 @@ def mirror(points, side: int) -> np.ndarray:
     return np.asarray(points, float) * (side, 1)
 
 
+@lru_cache
+def _weights(n: int) -> np.ndarray:
+    """Catmull-Rom weights (n, 4) of four neighbouring points at n steps from second to third."""
+    t = np.linspace(0, 1, n, endpoint=False)
+    return np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], 1) / 2
+
+
 def curve(points, closed: bool = True, n: int = 6) -> np.ndarray:
     """Draw a smooth Catmull-Rom curve through the points, `n` steps between neighbours."""
     p = np.asarray(points, float)
     p = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
-    t = np.linspace(0, 1, n, endpoint=False)[:, None]
-    a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
-    path = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    path = path.reshape(-1, p.shape[1])
-    return path if closed else np.concatenate([path, p[-1:]])
+    neighbours = np.stack([p[i : len(p) - 3 + i] for i in range(4)], 1)  # (segments, 4, columns)
+    path = (_weights(n) @ neighbours).reshape(-1, p.shape[1])
+    return path if closed else np.concatenate([path, p[-2:-1]])
 
 
 def limb(points, widths: Sequence[float]) -> np.ndarray:
     """Outline a smooth, tapering, round-ended stroke through points; a width for each of them."""
     path = curve(np.column_stack([points, widths]), closed=False)
     xy, half = path[:, :2], path[:, 2:] / 2
-    along = np.gradient(xy, axis=0)
+    along = np.empty_like(xy)
+    along[1:-1], along[0], along[-1] = xy[2:] - xy[:-2], xy[1] - xy[0], xy[-1] - xy[-2]
     along /= np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)
     across = along[:, ::-1] * (-1, 1)
-    t = np.linspace(-math.pi / 2, math.pi / 2, 7)[1:-1, None]
-    head = xy[-1] + half[-1] * (np.cos(t) * along[-1] + np.sin(t) * across[-1])
-    tail = xy[0] - half[0] * (np.cos(t) * along[0] + np.sin(t) * across[0])
-    return np.concatenate([(xy - half * across), head, (xy + half * across)[::-1], tail])
+    head = xy[-1] + half[-1] * (_ROUND @ np.stack([along[-1], across[-1]]))
+    tail = xy[0] - half[0] * (_ROUND @ np.stack([along[0], across[0]]))
+    return np.concatenate([xy - half * across, head, (xy + half * across)[::-1], tail])
+
+
+_ROUND = np.array([(math.cos(t), math.sin(t)) for t in (-1.2, -0.7, 0, 0.7, 1.2)])  # a half disc
 
 
 # Shading
 
 
-@lru_cache(maxsize=256)
-def _ramps(tint: Colour, gloss: float) -> tuple[list[int], list[int]]:
-    """Tables from brightness 0..255 to the factors (RGB) and to the added highlight (RGB)."""
-    level = np.linspace(0, 1, 256)
-    shadow = 255 * np.interp(level, [0.1, 0.75], [0.0, 1.0])
-    factors, highlights = [], []
-    for channel, floor in zip(tint, (0.30, 0.30, 0.42)):
-        factors += np.rint((floor + (1 - floor) * shadow / 255) * 255).astype(int).tolist()
-        highlight = gloss * channel * np.clip((level - 0.7) / 0.3, 0, 1) ** 1.5
-        highlights += np.rint(highlight).astype(int).tolist()
-    return factors, highlights
+@lru_cache
+def _palette(fill: Colour, tint: Colour, gloss: float) -> bytes:
+    """Tabulate the colour (RGB) of a surface for each brightness 0..255."""
+    diffuse = _DIFFUSE * fill
+    shine = _SHINE * [gloss * channel / 255 for channel in tint]
+    return np.rint(diffuse + (255 - diffuse) * shine).astype(np.uint8).tobytes()
+
+
+_LEVEL = np.linspace(0, 1, 256)[:, None]
+_DIFFUSE = np.maximum([0.30, 0.30, 0.42], 1 - (0.75 - _LEVEL).clip(0) * [1.08, 1.08, 0.89])
+_SHINE = ((_LEVEL - 0.7) / 0.3).clip(0) ** 1.5
 
 
 def noise(rng: Random, size: tuple[int, int], cells: tuple[int, int], octaves: int = 3):
@@ -110,23 +120,28 @@ def noise(rng: Random, size: tuple[int, int], cells: tuple[int, int], octaves: i
     return cloud
 
 
+@lru_cache
+def _grain(size: int) -> Image.Image:
+    """Make the fine texture that shapes take their pieces from."""
+    return noise(Random("grain"), (2 * size, 2 * size), (size // 5, size // 5), 2)
+
+
 class Canvas:
     """A square picture with coverage (`alpha`), one direction of light and a current pose."""
 
-    def __init__(self, rng: Random, size: int, light: float, tint: Colour = WHITE):
-        self.rng, self.size, self.tint = rng, size, tint
+    def __init__(self, rng: Random, image: Image.Image, light: float, tint: Colour):
+        self.rng, self.image, self.size, self.tint = rng, image, image.width, tint
+        self.alpha = Image.new("L", image.size)
+        self.pens = ImageDraw.Draw(self.image), ImageDraw.Draw(self.alpha)
         self.light = np.array([math.cos(light), math.sin(light)])
-        self.image = Image.new("RGB", (size, size))
-        self.alpha = Image.new("L", (size, size))
-        self.grain = noise(rng, (size, size), (size // 10, size // 10), 2)
         self.pose()
 
     def pose(self, x=0.5, y=0.5, scale=0.4, angle=0.0, side=1) -> None:
         """Place what follows: centre and scale as shares of the side, `side` -1 mirrors it."""
-        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-        self.matrix = self.size * scale * np.diag([side, 1]) @ turn
-        self.offset = self.size * np.array([x, y])
         self.unit = self.size * scale
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        self.matrix = self.unit * turn * np.array([[side], [1]])
+        self.offset = self.size * np.array([x, y])
 
     def pixels(self, points) -> np.ndarray:
         """Turn figure coordinates into pixels."""
@@ -141,55 +156,58 @@ class Canvas:
         path = self.pixels(points)
         step = np.roll(path, -1, 0) - path
         area = abs(np.sum(path[:, 0] * step[:, 1] - path[:, 1] * step[:, 0])) / 2
-        depth = float(max(1.5, 2 * area / np.hypot(*step.T).sum()))  # a disc's radius
-        pad = 4 * math.ceil(depth * 0.3)
-        low = np.floor(path.min(0)).astype(int) - pad
-        width, height = (int(4 * math.ceil(e / 4)) for e in path.max(0) - low + pad + 1)
-        if max(width, height) > 4 * self.size:
-            return
-        mask = Image.new("L", (width, height))
-        ImageDraw.Draw(mask).polygon((path - low).ravel().tolist(), fill=255)
-
+        depth = float(max(1.5, 2 * area / np.hypot(*step.T).sum()))  # the radius if it is a disc
         zoom = 4 if depth > 10 else 2
+        pad = zoom * math.ceil(0.5 * depth / zoom)
+        low = np.floor(path.min(0)).astype(int)
+        width, height = (zoom * math.ceil(e / zoom) for e in (path.max(0) - low + 1).tolist())
+        mask = Image.new("L", (width + 2 * pad, height + 2 * pad))
+        ImageDraw.Draw(mask).polygon((path - low + pad).ravel().tolist(), fill=255)
         dome = mask.reduce(zoom).filter(ImageFilter.GaussianBlur(0.5 * depth / zoom))
-        corner = tuple(low.tolist())
+        mask = mask.crop((pad, pad, pad + width, pad + height))
+        x, y = low.tolist()
         if lift:
-            around = dome.point([round(v * lift) for v in range(256)]).resize((width, height), 2)
-            self.image.paste(DARK, corner, around)
-        dx, dy = (self.light * 0.42 * depth / zoom).tolist()
-        sides = (-dx, -dy, width / zoom - dx, height / zoom - dy)
-        level = dome.transform((width, height), Image.Transform.EXTENT, sides, 2)
+            around = Image.blend(Image.new("L", dome.size), dome, lift)
+            around = around.resize((width + 2 * pad, height + 2 * pad), Image.Resampling.BILINEAR)
+            self.image.paste(DARK, (x - pad, y - pad), around)
+        dx, dy = ((pad - 0.42 * depth * self.light) / zoom).tolist()
+        part = (dx, dy, dx + width / zoom, dy + height / zoom)
+        level = dome.resize((width, height), Image.Resampling.BILINEAR, part)
         if grain:
-            across, down = min(width, self.size), min(height, self.size)
-            left = self.rng.randrange(self.size - across + 1)
-            top = self.rng.randrange(self.size - down + 1)
-            part = (left, top, left + across, top + down)
-            texture = self.grain.resize((width, height), Image.Resampling.NEAREST, part)
+            texture = _grain(self.size)
+            left = self.rng.randrange(max(1, texture.width - width))
+            top = self.rng.randrange(max(1, texture.height - height))
+            texture = texture.crop((left, top, left + width, top + height))
             level = Image.blend(level, texture, grain)
-        surface = Image.new("RGB", (width, height), fill)
-        pen = ImageDraw.Draw(surface)
-        for outline, mark in marks:
-            pen.polygon((self.pixels(outline) - low).ravel().tolist(), fill=mark)
-        factors, highlights = _ramps(self.tint, gloss)
-        level = Image.merge("RGB", (level, level, level))
-        surface = ImageChops.multiply(surface, level.point(factors))
-        surface = ImageChops.screen(surface, level.point(highlights))
-        self.image.paste(surface, corner, mask)
-        self.alpha.paste(255, corner, mask)
+        level.putpalette(_palette(fill, self.tint, gloss))
+        surface = level.convert("RGB")
+        for mark, group in groupby(marks, itemgetter(1)):
+            area = Image.new("L", (width, height))
+            for outline, _ in group:
+                ImageDraw.Draw(area).polygon((self.pixels(outline) - low).ravel().tolist(), fill=255)
+            level.putpalette(_palette(mark, self.tint, gloss))
+            surface.paste(level.convert("RGB"), (0, 0), area)
+        self.image.paste(surface, (x, y), mask)
+        self.alpha.paste(255, (x, y), mask)
 
     def flat(self, points, fill: Colour) -> None:
         """Paint a small detail without shading."""
         path = self.pixels(points).ravel().tolist()
-        ImageDraw.Draw(self.image).polygon(path, fill=fill)
-        ImageDraw.Draw(self.alpha).polygon(path, fill=255)
+        for pen, ink in zip(self.pens, (fill, 255)):
+            pen.polygon(path, fill=ink)
 
     def dot(self, x: float, y: float, radius: float, fill: Colour) -> None:
         """Paint a small flat disc."""
-        self.flat(ellipse(x, y, radius, radius, n=16), fill)
+        x, y = self.pixels((x, y)).tolist()
+        r = radius * self.unit
+        for pen, ink in zip(self.pens, (fill, 255)):
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=ink)
 
     def line(self, points, width: float, fill: Colour) -> None:
         """Paint a thin smooth line through the points."""
-        self.flat(limb(points, [width] * len(points)), fill)
+        path = [tuple(p) for p in self.pixels(curve(points, closed=False)).tolist()]
+        for pen, ink in zip(self.pens, (fill, 255)):
+            pen.line(path, fill=ink, width=max(1, round(width * self.unit)), joint="curve")
 
     def eye(self, x: float, y: float, radius: float, iris: Colour, slit=(0.55, 0.55)) -> None:
         """Paint a shining eye; `slit` is the pupil's half width and height in radii."""
@@ -201,10 +219,11 @@ class Canvas:
     def put(self, figure: Canvas, height: float) -> None:
         """Lay a figure on this picture with its soft shadow, `height` (share of the side) above."""
         small = figure.alpha.reduce(4).filter(ImageFilter.GaussianBlur(self.size * height / 9))
-        dx, dy = (figure.light * self.size * height / 4).tolist()
-        extent = (dx, dy, small.width + dx, small.height + dy)
-        shadow = small.transform(self.image.size, Image.Transform.EXTENT, extent, 2)
-        self.image.paste(DARK, (0, 0), shadow.point([round(0.6 * v) for v in range(256)]))
+        dx, dy = (-figure.light * small.width * height).astype(int).tolist()
+        shadow = Image.new("L", small.size)
+        shadow.paste(small.point([round(0.6 * v) for v in range(256)]), (dx, dy))
+        shadow = shadow.resize(self.image.size, Image.Resampling.BILINEAR)
+        self.image.paste(DARK, (0, 0), shadow)
         self.image.paste(figure.image, (0, 0), figure.alpha)
 
 
@@ -253,7 +272,8 @@ def strew(canvas: Canvas, what: str, count: int, size: float) -> None:
             canvas.pose(u(0, 1), u(0.1, 1.3), size * u(0.6, 1.2), u(-0.5, 0.5))
             tone = mix(greens, rng.choice([DARK, (214, 220, 120)]), u(0, 0.6))
             bend = u(-0.7, 0.7)
-            canvas.flat(limb([(0, 0), (0.2 * bend, -2), (bend, -3.6)], [0.34, 0.26, 0.03]), tone)
+            middle = 0.2 * bend
+            canvas.flat([(-0.17, 0), (middle - 0.13, -2), (bend, -3.6), (middle + 0.13, -2), (0.17, 0)], tone)
         else:
             x, y, radius = (round(v * canvas.size) for v in (u(0, 1), u(0, 1), size * u(0.5, 1.6)))
             disc = Image.new("L", (2 * radius + 1, 2 * radius + 1))
@@ -265,23 +285,22 @@ def scenery(rng: Random, size: int, light: float, tint: Colour) -> Canvas:
     """Paint a random natural ground, soft as if a little out of focus."""
     scene = rng.choice(list(SCENES))
     dark, bright, thing = SCENES[scene]
-    small = Canvas(rng, size // 2, light, tint)
     cells = {"bark": (16, 3), "pool": (4, 12), "sand": (3, 9)}.get(scene, (5, 5))
-    cloud = noise(rng, (size // 2, size // 2), cells if rng.random() < 0.5 else cells[::-1], 4)
-    low, high = pick(rng, dark), pick(rng, bright)
-    table = [round(a + (b - a) * v / 255) for a, b in zip(low, high) for v in range(256)]
-    small.image = Image.merge("RGB", (cloud, cloud, cloud)).point(table)
+    cells = cells if rng.random() < 0.5 else cells[::-1]
+    cloud = noise(rng, (size // 2, size // 2), cells, 4)
+    low, high = np.array(pick(rng, dark)), np.array(pick(rng, bright))
+    shades = low + (high - low) * np.linspace(0, 1, 256)[:, None]
+    cloud.putpalette(np.rint(shades).astype(np.uint8).tobytes())
+    small = Canvas(rng, cloud.convert("RGB"), light, tint)
     counts = {"pebbles": 9, "leaves": 14, "blades": 60, "lights": 12}
     strew(small, thing, rng.randint(counts[thing] // 3, counts[thing]), 0.08)
-    ground = Canvas(rng, size, light, tint)
-    ground.image = small.image.resize((size, size), Image.Resampling.BICUBIC)
-    return ground
+    return Canvas(rng, small.image.resize((size, size), Image.Resampling.BILINEAR), light, tint)
 
 
 def finish(canvas: Canvas, size: int) -> Image.Image:
     """Light the picture unevenly and colour it warm or cool, then shrink it to `size` pixels."""
     rng = canvas.rng
-    image = canvas.image.resize((size, size), Image.Resampling.LANCZOS)
+    image = canvas.image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=1.5)
     falloff = np.linspace(-1, 1, size)
     x, y = canvas.light * rng.uniform(0, 0.22)
     level = rng.uniform(0.82, 1.14) + x * falloff[None] + y * falloff[:, None]
