@@ -21,6 +21,7 @@ from torchvision.io import ImageReadMode, decode_image
 from tqdm.auto import tqdm
 
 from helpers import ROOT, sources
+from helpers.check import check  # noqa: F401  (helpers.data.check)
 from helpers.config import Config
 
 DECODED = ROOT / "data" / "decoded"

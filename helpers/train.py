@@ -12,12 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from helpers import ROOT, data, models
 from helpers.augment import augment, normalization, normalize
 from helpers.config import Config
 from helpers.data import ImageSet, Splits, batches
 from helpers.evaluate import evaluate, predict
 from helpers.hardware import choose_device, choose_dtype, environment, keep_memory
-from helpers.runs import Run, open_run
+from helpers.runs import Run, find_runs, open_run
 
 
 class TrainingDiverged(RuntimeError):
@@ -51,6 +52,27 @@ def fit(model: nn.Module, splits: Splits, config: Config) -> Run:
     if not run.finished:
         _finish(model, splits, config, run)
     return run
+
+
+def choose_run(name: str, dataset: str) -> Run:
+    """Return the run `runs/name`, or with an empty name the best on validation of a data set.
+
+    Where no run of that data set has finished, the default network is trained on it first.
+    Raises FileNotFoundError when the named run does not exist or has not finished.
+    """
+    if name:
+        run = Run(ROOT / "runs" / name)
+        if not run.finished:
+            known = ", ".join(run.name for run in find_runs()) or "none"
+            raise FileNotFoundError(f"runs/{name} is no finished run; finished are: {known}")
+        return run
+    runs = [run for run in find_runs(dataset=dataset) if "val" in run.metrics]
+    if runs:
+        return max(runs, key=lambda run: run.metrics["val"]["accuracy"])
+    config = Config(dataset=dataset)
+    print(f"No finished run of {dataset} yet: training the default network first")
+    splits = data.load(config)
+    return fit(models.build(config, len(splits.classes)), splits, config)
 
 
 def _finish(model: nn.Module, splits: Splits, config: Config, run: Run) -> None:
