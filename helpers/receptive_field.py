@@ -1,0 +1,128 @@
+"""Receptive fields: which pixels a neuron can see, traced through a model while it runs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+POINTWISE = {
+    *("relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu"),
+    *("mish", "hardswish", "hardtanh", "softplus", "tanh", "sigmoid", "clamp", "clamp_min"),
+    *("threshold", "batch_norm", "dropout", "dropout2d", "clone", "contiguous", "to"),
+}
+SUMS = {"add", "iadd", "radd"}
+CONCATENATIONS = {"cat", "concat", "concatenate"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Rows or columns of a receptive field: neuron i sees pixels i*jump + low to i*jump + high.
+
+    Both ends count, and may lie beyond the image, in its padding.
+    """
+
+    jump: int = 1
+    low: int = 0
+    high: int = 0
+
+    def through(self, kernel: int, stride: int, padding: int | str, dilation: int) -> "Axis":
+        """Return the axis behind a convolution or pooling (Araujo et al. 2019, Distill)."""
+        reach = dilation * (kernel - 1)
+        before = {"same": reach // 2, "valid": 0}.get(padding, padding)
+        low, high = self.low - before * self.jump, self.high + (reach - before) * self.jump
+        return Axis(self.jump * stride, low, high)
+
+    def crop(self, size: int, indices: list[int]) -> tuple[int, list[int]]:
+        """Return the shortest length, and a start for each neuron, of crops that change nothing.
+
+        A neuron computed on its crop has exactly the value and gradient that it has on the whole
+        image of `size` pixels: the crop holds all it sees, keeps the strides aligned, and ends at
+        the image's border wherever the neuron sees the padding.
+        """
+        first = [max(0, i * self.jump + self.low) for i in indices]
+        last = [min(size - 1, i * self.jump + self.high) for i in indices]
+        for steps in reversed(range((size - 1) // self.jump + 1)):
+            length = size - steps * self.jump
+            starts = [min(pixel // self.jump, steps) * self.jump for pixel in first]
+            if all(start + length > end for start, end in zip(starts, last, strict=True)):
+                return length, starts
+        raise AssertionError("the whole image always does")
+
+
+ReceptiveField = tuple[Axis, Axis]  # rows, columns
+
+
+class Trace(TorchFunctionMode):
+    """Give feature maps a `receptive_field` while a model runs on a `mark`ed input.
+
+    Known are convolution, pooling, batch norm, activations, sums and concatenations. Whatever has
+    been through anything else (global pooling, attention, reshaping) has None.
+    """
+
+    @staticmethod
+    def mark(images: torch.Tensor) -> torch.Tensor:
+        """Declare `images` (N, C, H, W) the input."""
+        images.receptive_field = (Axis(), Axis())
+        return images
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Run `func` and note what its result sees."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        field = _follow(name, args, kwargs)
+        result = func(*args, **kwargs)
+        changed = args[0] if name == "setitem" else result
+        if isinstance(changed, torch.Tensor) and name != "get":
+            changed.receptive_field = field
+        return result
+
+
+def _follow(name: str, args: tuple, kwargs: dict) -> ReceptiveField | None:
+    """Return the receptive field behind the function `name`, None where it is not known."""
+    arguments = [*args, *kwargs.values()]
+    if name in SUMS:
+        return _union(arguments[:2])
+    if name in CONCATENATIONS:
+        return _union(arguments[0])
+    field = getattr(arguments[0], "receptive_field", None) if arguments else None
+    if field is None or kwargs.get("training"):
+        return None
+    if name in POINTWISE:
+        return field
+    if name == "conv2d":
+        options = _named("input weight bias stride padding dilation", args, kwargs)
+        options["kernel_size"] = options["weight"].shape[-2:]
+    elif name == "max_pool2d":
+        options = _named("input kernel_size stride padding dilation", args, kwargs)
+    elif name == "avg_pool2d":
+        options = _named("input kernel_size stride padding", args, kwargs)
+    else:
+        return None
+    kernel = options["kernel_size"]
+    stride = options.get("stride") or (1 if name == "conv2d" else kernel)
+    sizes = (kernel, stride, options.get("padding", 0), options.get("dilation", 1))
+    rows, columns = zip(*(_pair(size) for size in sizes), strict=True)
+    return field[0].through(*rows), field[1].through(*columns)
+
+
+def _union(parts) -> ReceptiveField | None:
+    fields = [getattr(part, "receptive_field", None) for part in parts]
+    if None in fields:
+        return None
+    union = []
+    for axes in zip(*fields, strict=True):
+        if len({axis.jump for axis in axes}) > 1:
+            return None
+        low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
+        union.append(Axis(axes[0].jump, low, high))
+    return union[0], union[1]
+
+
+def _named(names: str, args: tuple, kwargs: dict) -> dict:
+    return {**dict(zip(names.split(), args, strict=False)), **kwargs}
+
+
+def _pair(size) -> tuple:
+    if isinstance(size, int | str):
+        return size, size
+    return tuple(size) * 2 if len(size) == 1 else tuple(size)
