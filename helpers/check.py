@@ -6,6 +6,7 @@ Start here with your own images: `check("folder:PATH")` returns a `Report`, as t
 import hashlib
 import io
 import os
+import textwrap
 import warnings
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -77,8 +78,8 @@ class Report:
         number = len(self.classes)
         columns = min(number, int(np.ceil(np.sqrt(2.2 * number))))
         rows = -(-number // columns)
-        tile = float(np.clip(12 / columns, 0.6, 1.4))  # inches
-        heights = [rows * tile * 1.2, 2.6]
+        tile = float(np.clip(12 / columns, 0.78, 1.4))  # inches
+        heights = [rows * tile * 1.35, 2.6]
         figure, (grid, bars) = plt.subplots(
             2, 1, figsize=(max(6, columns * tile), sum(heights) + 0.4), layout="constrained",
             height_ratios=heights,
@@ -225,15 +226,16 @@ def _find_duplicates(looks: list[_Look]) -> list[tuple[str, list[int]]]:
 
 def _draw_samples(axes, samples: np.ndarray, names: list[str], columns: int, tile: float) -> None:
     """Draw the samples in rows, each with its class name below."""
-    pitch = int(THUMBNAIL * 1.06), int(THUMBNAIL * 1.27)  # horizontal, vertical
+    pitch = int(THUMBNAIL * 1.06), int(THUMBNAIL * 1.4)  # horizontal, vertical
     rows = -(-len(names) // columns)
     canvas = np.full((rows * pitch[1], columns * pitch[0], 3), 255, np.uint8)
     size = float(np.clip(6.5 * tile, 4.5, 8))
-    longest = int(tile * 72 / (0.56 * size))
+    longest = int(tile * 72 / (0.68 * size))  # characters in a line
     for index, name in enumerate(names):
         top, left = index // columns * pitch[1], index % columns * pitch[0]
         canvas[top : top + THUMBNAIL, left : left + THUMBNAIL] = samples[index]
-        short = name if len(name) <= longest else name[: longest - 1] + "…"
+        lines = textwrap.wrap(name.replace("_", " "), longest)
+        short = "\n".join(lines[:2]) + "…" * (len(lines) > 2)
         axes.text(left + THUMBNAIL / 2, top + THUMBNAIL + 3, short, fontsize=size, ha="center",
                   va="top", parse_math=False)  # fmt: skip
     axes.imshow(canvas, interpolation="antialiased")
@@ -255,10 +257,10 @@ def _draw_counts(axes, counts: dict[str, list[int]], names: list[str]) -> None:
         rotation=90 if many else 45,
         ha="center" if many else "right",
         rotation_mode=None if many else "anchor",
-        fontsize=float(np.clip(640 / len(names), 4, 8)),
+        fontsize=float(np.clip(700 / len(names), 4, 8)),
         parse_math=False,
     )
     axes.margins(x=0.01)
     axes.set_ylabel("images")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(counts), loc="upper right")
+    axes.legend(frameon=False, ncols=len(counts), loc="lower right", bbox_to_anchor=(1, 0.97))

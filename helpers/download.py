@@ -120,7 +120,7 @@ def unpack(archive: Path, folder: Path, least: int = 0, inner: str | None = None
         for entry in temporary.iterdir():
             entry.replace(folder / entry.name)
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        _set_aside(archive, archive, str(error))
+        _set_aside(archive, archive, str(error).partition(":\n")[0])
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -67,7 +67,8 @@ def find(dataset: str, data_root: str = "") -> Source:
     cannot be read, each in one sentence.
     """
     if dataset.startswith("folder:"):
-        source = _read_folder(dataset, _resolve(dataset.removeprefix("folder:")))
+        folder = _resolve(dataset.removeprefix("folder:"))
+        source = _read_folder(folder.name, folder)
     elif dataset.startswith("tiny_"):
         if not (DATA / dataset).is_dir():
             from helpers.draw import draw
@@ -147,8 +148,8 @@ def _read_folder(dataset: str, folder: Path) -> Source:
     classes = sorted(splits["train"])
     if len(classes) < 2:
         raise ValueError(
-            f"{folder} holds images of {len(classes)} classes: it should have one "
-            f"folder for each class, at least two, by themselves or in train/"
+            f"{folder} has {len(classes)} class folder(s) with images: it needs at least two, "
+            f"by themselves or in train/"
         )
     for split, images in splits.items():
         if unknown := sorted(set(images) - set(classes)):
