@@ -76,7 +76,8 @@ def _linear(module: nn.Linear, inputs: torch.Tensor, output: torch.Tensor) -> Pr
 
 
 def _attention(module: nn.MultiheadAttention, inputs: torch.Tensor, _) -> Products:
-    tokens, width = inputs.shape[-2:]  # self-attention: four projections, scores, weighted sum
+    width = module.embed_dim  # self-attention: four projections, scores, weighted sum
+    tokens = inputs.numel() // width
     return [(4, tokens, width, width), (2, tokens, tokens, width)]
 
 
@@ -217,8 +218,9 @@ def table(counts: Counts, most: int = 40) -> str:
     """Tabulate layer, output shape, parameters, MACs and FLOPs as Markdown, at most `most` rows."""
     layers = counts.layers if len(counts.layers) <= most else group(counts, most)
     rows = [
-        (x.name or x.kind, x.kind, _shape(x.output), x.params, x.formula)
-        + (x.macs, 2 * x.macs, x.macs_seen, "" if not x.macs else _match(x.macs == x.macs_seen))
+        (x.name or x.kind, x.kind, _shape(x.output), x.params or "", x.formula)
+        + (x.macs or "", 2 * x.macs or "", x.macs_seen or "")
+        + (_match(x.macs == x.macs_seen) if x.macs else "",)
         for x in layers
     ]
     total = ("**total**", "", "", counts.params, "", counts.macs, counts.flops, counts.macs_seen)
@@ -270,11 +272,29 @@ def _share(number: int, total: int) -> str:
     return f"{amount} · {percent:.1f} %" if percent >= 0.1 else f"{amount} · <0.1 %"
 
 
+def describe(counts: Counts) -> str:
+    """Say in a sentence which bar of `figure` computes most and which holds most parameters."""
+    rows = group(counts, 24)
+    slowest, largest = max(rows, key=lambda x: x.macs), max(rows, key=lambda x: x.params)
+    return (
+        f"`{slowest.name}` computes most, {slowest.macs / counts.macs:.1%} of {counts.macs:,} "
+        f"MACs, with {slowest.params / counts.params:.1%} of the parameters; "
+        f"`{largest.name}` holds most, {largest.params / counts.params:.1%} of {counts.params:,} "
+        f"parameters, for {largest.macs / counts.macs:.1%} of the MACs."
+    )
+
+
+def match_table(pairs: dict[str, tuple[int, int]]) -> str:
+    """Set expected and seen numbers, by name, side by side as Markdown, with match."""
+    rows = [(name, *pair, _match(pair[0] == pair[1])) for name, pair in pairs.items()]
+    return markdown_table(("", "expected", "seen", "match"), rows)
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     """Write rows as a Markdown table: integers with separators, numbers to the right."""
     texts = [[f"{x:,}" if isinstance(x, int) else str(x) for x in row] for row in rows]
-    right = [all(isinstance(row[i], int) for row in rows) for i in range(len(header))]
-    rule = ["---:" if r else ":---" for r in right]
+    numbers = [all(isinstance(x, int) or x == "" for x in xs) for xs in zip(*rows, strict=True)]
+    rule = ["---:" if number else ":---" for number in numbers]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *texts])
 
 

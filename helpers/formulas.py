@@ -19,6 +19,11 @@ class Formula:
         self.expression = sympy.expand(sum(sum(part) for part in terms.values()))
         self.value = int(self.expression.subs(values))
 
+    def growth(self, letter: str, factor: int = 2) -> float:
+        """Tell how many times larger the count gets with `letter` (all m, k or n) x `factor`."""
+        scaled = {s: v * factor if s.name[0] == letter else v for s, v in self.values.items()}
+        return float(self.expression.subs(scaled) / self.value)
+
     def latex(self, factored: bool = False) -> str:
         """Write the formula part by part in the order of the layers; `factored`: k²HW(...)."""
         parts = []
