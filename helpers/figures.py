@@ -91,7 +91,7 @@ def test_grid(
     10 x 3 shows three images of each of ten classes.
     """
     chosen = choose_stratified(result.labels, rows * columns, seed)
-    figure = Figure(figsize=(columns * 2.5, rows * 1.78), layout="constrained")
+    figure = Figure(figsize=(columns * 1.9, 0.4 + rows * 1.78), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -121,7 +121,7 @@ def extremes(images: ImageSet, result: Evaluation, most: int = 10, seed: int = 0
         ("nearest miss", ~right, truth - confidence),
         ("worst error", ~right, confidence),
     )
-    figure = Figure(figsize=(7.5, 0.4 + 1.78 * len(classes)), layout="constrained")
+    figure = Figure(figsize=(5.7, 0.4 + 1.78 * len(classes)), layout="constrained")
     grid = figure.subplots(len(classes), 3, squeeze=False)
     for row, label in zip(grid, classes, strict=True):
         for axes, (title, candidates, score) in zip(row, columns, strict=True):
