@@ -17,13 +17,13 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_image
 from tqdm.auto import tqdm
 
 from helpers import ROOT, sources
 from helpers.check import check  # noqa: F401  (helpers.data.check)
 from helpers.config import Config
 
+ORIENTATION = 0x0112  # the EXIF tag
 DECODED = ROOT / "data" / "decoded"
 FORMAT = 1  # raised when decoding changes, so that older arrays are not reused
 
@@ -177,44 +177,40 @@ def batches(images: ImageSet, chunks: list[np.ndarray], device: torch.device, pr
             yield batch
 
 
-def decode(path: Path | str, size: int, resize: str = "squash") -> torch.Tensor:
+def decode(path: Path | str, size: int, resize: str = "squash") -> np.ndarray:
     """Decode one image file to RGB, turned upright by its EXIF tag, as uint8 (size, size, 3).
 
     `resize` makes oblong images square: "squash" changes the aspect ratio, "crop" cuts the longer
     side, "pad" adds black bars. Raises OSError for what cannot be decoded completely.
     """
-    try:
-        image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
-        if image.dtype != torch.uint8 or image.shape[0] != 3:
-            raise RuntimeError("not eight bits a channel")
-    except RuntimeError:  # formats that torchvision does not read
-        image = _decode_by_pillow(path)
-    height, width = image.shape[1:]
+    with Image.open(path) as file:
+        file.draft("RGB", (size, size))  # a large JPEG is decoded at a half, quarter or eighth
+        image = ImageOps.exif_transpose(file) if file.getexif().get(ORIENTATION, 1) > 1 else file
+        if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
+            pixels = np.asarray(image, np.float32)
+            image = Image.fromarray((pixels * (255 / max(pixels.max(), 1))).astype(np.uint8))
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    height, width = pixels.shape[:2]
     if resize == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        image = image[:, top : top + side, left : left + side]
+        pixels = pixels[top : top + side, left : left + side]
+    if resize != "pad":
+        return _interpolate(pixels, size, size)
     scale = size / max(height, width)
-    target = (size, size)
-    if resize == "pad":
-        target = (max(1, round(height * scale)), max(1, round(width * scale)))
-    image = interpolate(image[None], target, mode="bilinear", antialias=True)[0]
-    if resize == "pad":
-        square = torch.zeros(3, size, size, dtype=torch.uint8)
-        top, left = (size - target[0]) // 2, (size - target[1]) // 2
-        square[:, top : top + target[0], left : left + target[1]] = image
-        image = square
-    return image.permute(1, 2, 0)
+    pixels = _interpolate(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    square = np.zeros((size, size, 3), np.uint8)
+    height, width = pixels.shape[:2]
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
 
 
-def _decode_by_pillow(path: Path | str) -> torch.Tensor:
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            pixels = np.asarray(image, np.float32)
-            image = Image.fromarray((pixels / max(pixels.max(), 1) * 255).astype(np.uint8))
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+def _interpolate(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 (H, W, 3) with antialiasing; PyTorch's kernel is faster than Pillow's."""
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    images = interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return images[0].permute(1, 2, 0).numpy()
 
 
 def _decoded(source, paths: list[str], config: Config) -> tuple[np.ndarray, list[str], list[str]]:
@@ -247,7 +243,7 @@ def _decode_all(source, paths: list[str], config: Config, folder: Path) -> None:
 
         def decode_row(row: int) -> str | None:
             try:
-                images[row] = decode(source.folder / paths[row], size, config.resize).numpy()
+                images[row] = decode(source.folder / paths[row], size, config.resize)
             except Exception as error:  # whatever a broken file raises, it is reported
                 return f"{paths[row]}: {str(error).splitlines()[0] if str(error) else error!r}"
 
