@@ -1,4 +1,4 @@
-"""Paint soft, shaded shapes and natural scenery with Pillow: the brushes of `helpers.draw`."""
+"""Paint soft, shaded shapes with Pillow: the brushes of `helpers.draw`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def colour(code: str) -> Colour:
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """Blend two colours; `share` 0..1 is the part of the second one."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(first, second))
+    return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
 def pick(rng: Random, codes: str, spread: float = 1.0) -> Colour:
@@ -61,11 +61,17 @@ def mirror(points, side: int) -> np.ndarray:
     return np.asarray(points, float) * (side, 1)
 
 
+def whole(half) -> np.ndarray:
+    """Close a smooth outline that is symmetric to the vertical axis, given its right half."""
+    return curve([*half, *((-x, y) for x, y in reversed(half) if x)])
+
+
 @lru_cache
 def _weights(n: int) -> np.ndarray:
     """Catmull-Rom weights (n, 4) of four neighbouring points at n steps from second to third."""
     t = np.linspace(0, 1, n, endpoint=False)
-    return np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], 1) / 2
+    weights = [2 * t**2 - t - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]
+    return np.stack(weights, 1) / 2
 
 
 def curve(points, closed: bool = True, n: int = 6) -> np.ndarray:
@@ -93,6 +99,13 @@ def limb(points, widths: Sequence[float]) -> np.ndarray:
 _ROUND = np.array([(math.cos(t), math.sin(t)) for t in (-1.2, -0.7, 0, 0.7, 1.2)])  # a half disc
 
 
+def leaf(length: float, width: float) -> np.ndarray:
+    """Outline a pointed leaf from (0, 0) upward."""
+    half = [(0, 0), (width, -0.35 * length), (0.6 * width, -0.75 * length), (0, -length)]
+    half = curve(half, closed=False)
+    return np.concatenate([half, mirror(half, -1)[::-1]])
+
+
 # Shading
 
 
@@ -113,7 +126,7 @@ def noise(rng: Random, size: tuple[int, int], cells: tuple[int, int], octaves: i
     """Make cloudy noise, an "L" image; `cells` across and down in the coarsest octave."""
     cloud = None
     for octave in range(octaves):
-        grid = tuple(min(c << octave, s) for c, s in zip(cells, size))
+        grid = tuple(min(c << octave, s) for c, s in zip(cells, size, strict=True))
         layer = Image.frombytes("L", grid, rng.randbytes(grid[0] * grid[1]))
         layer = layer.resize(size, Image.Resampling.BICUBIC)
         cloud = layer if cloud is None else Image.blend(cloud, layer, 0.36)
@@ -184,7 +197,8 @@ class Canvas:
         for mark, group in groupby(marks, itemgetter(1)):
             area = Image.new("L", (width, height))
             for outline, _ in group:
-                ImageDraw.Draw(area).polygon((self.pixels(outline) - low).ravel().tolist(), fill=255)
+                path = self.pixels(outline) - low
+                ImageDraw.Draw(area).polygon(path.ravel().tolist(), fill=255)
             level.putpalette(_palette(mark, self.tint, gloss))
             surface.paste(level.convert("RGB"), (0, 0), area)
         self.image.paste(surface, (x, y), mask)
@@ -193,20 +207,20 @@ class Canvas:
     def flat(self, points, fill: Colour) -> None:
         """Paint a small detail without shading."""
         path = self.pixels(points).ravel().tolist()
-        for pen, ink in zip(self.pens, (fill, 255)):
+        for pen, ink in zip(self.pens, (fill, 255), strict=True):
             pen.polygon(path, fill=ink)
 
     def dot(self, x: float, y: float, radius: float, fill: Colour) -> None:
         """Paint a small flat disc."""
         x, y = self.pixels((x, y)).tolist()
         r = radius * self.unit
-        for pen, ink in zip(self.pens, (fill, 255)):
+        for pen, ink in zip(self.pens, (fill, 255), strict=True):
             pen.ellipse((x - r, y - r, x + r, y + r), fill=ink)
 
     def line(self, points, width: float, fill: Colour) -> None:
         """Paint a thin smooth line through the points."""
         path = [tuple(p) for p in self.pixels(curve(points, closed=False)).tolist()]
-        for pen, ink in zip(self.pens, (fill, 255)):
+        for pen, ink in zip(self.pens, (fill, 255), strict=True):
             pen.line(path, fill=ink, width=max(1, round(width * self.unit)), joint="curve")
 
     def eye(self, x: float, y: float, radius: float, iris: Colour, slit=(0.55, 0.55)) -> None:
@@ -216,8 +230,13 @@ class Canvas:
         self.flat(ellipse(x, y, radius * slit[0], radius * slit[1], n=20), DARK)
         self.dot(x - radius * 0.32, y - radius * 0.36, radius * 0.26, WHITE)
 
-    def put(self, figure: Canvas, height: float) -> None:
-        """Lay a figure on this picture with its soft shadow, `height` (share of the side) above."""
+    def put(self, figure: Canvas, height: float, camouflage: float) -> None:
+        """Lay a figure on this picture with its soft shadow, `height` (share of the side) above.
+
+        `camouflage` 0..1 blends the figure's colours with the mean colour of the picture.
+        """
+        mean = self.image.reduce(self.size).resize(self.image.size)
+        figure.image.paste(Image.blend(figure.image, mean, camouflage))
         small = figure.alpha.reduce(4).filter(ImageFilter.GaussianBlur(self.size * height / 9))
         dx, dy = (-figure.light * small.width * height).astype(int).tolist()
         shadow = Image.new("L", small.size)
@@ -225,84 +244,3 @@ class Canvas:
         shadow = shadow.resize(self.image.size, Image.Resampling.BILINEAR)
         self.image.paste(DARK, (0, 0), shadow)
         self.image.paste(figure.image, (0, 0), figure.alpha)
-
-
-# Scenery
-
-SCENES = {  # dark and light colours of the ground, and what lies on it
-    "sand": ("#a9854f #b8956a #9a8a70", "#e3cfa2 #dcc19a #d8cdb4", "pebbles"),
-    "meadow": ("#27451c #35521f #4a5a24", "#7d9c45 #93a850 #6b9448", "blades"),
-    "moss": ("#2c3a17 #1f3d22 #3f4a1c", "#8f9c3c #5f8f45 #a0a050", "blades"),
-    "litter": ("#3a2517 #46301d #2f2620", "#8a6440 #9a7448 #7a6450", "leaves"),
-    "soil": ("#2a1f1a #3b2c24 #33302e", "#7c6250 #8b7462 #77706a", "pebbles"),
-    "stone": ("#4a4c50 #5a544c #44505a", "#a6a8a6 #b4a894 #94a2aa", "pebbles"),
-    "bark": ("#33241a #40352b #2d2c2a", "#97775a #8a8070 #a08868", "leaves"),
-    "pool": ("#12424f #1d4a63 #1c5247", "#5fb0b4 #6ba6c8 #74b89a", "pebbles"),
-    "snow": ("#8ea3b8 #9aa6b4 #a39fb0", "#eef3f8 #f2efec #e6eef4", "leaves"),
-    "garden": ("#22402a #4a3a52 #5a4630", "#8cb878 #c8a0b8 #d8b878", "lights"),
-}
-FOLIAGE = "#b5502a #c98a2c #d9b23c #7a8a34 #4f7a36 #8a4a2a #a83a2e #6a5a34"
-
-
-def leaf(length: float, width: float) -> np.ndarray:
-    """Outline a pointed leaf from (0, 0) upward."""
-    half = curve([(0, 0), (width, -0.35 * length), (0.6 * width, -0.75 * length), (0, -length)], False)
-    return np.concatenate([half, mirror(half, -1)[::-1]])
-
-
-def strew(canvas: Canvas, what: str, count: int, size: float) -> None:
-    """Scatter pebbles, leaves, blades of grass or lights; sizes as shares of the side."""
-    rng = canvas.rng
-    u = rng.uniform
-    greens = mix(pick(rng, "#4f7a2c #6f8f34 #3f6f3a #93964a"), pick(rng, FOLIAGE), u(0, 0.35))
-    stones = pick(rng, "#8c8880 #a08a70 #6f747a #b8a68c #75624f")
-    for _ in range(count):
-        canvas.pose(u(0, 1), u(0, 1), size * u(0.5, 1.3), u(-math.pi, math.pi))
-        if what == "pebbles":
-            wobble = [(math.cos(t) * u(0.8, 1.1), math.sin(t) * u(0.55, 0.8)) for t in range(6)]
-            canvas.shape(curve(wobble), mix(stones, pick(rng, "#c8c0b0 #3f3a36"), u(0, 0.6)), lift=0.5)
-        elif what == "leaves":
-            tone = pick(rng, FOLIAGE)
-            half = leaf(2.4, u(0.4, 0.8))
-            canvas.flat(half + 0.15, mix(tone, DARK, 0.75))
-            canvas.flat(half, tone)
-            canvas.flat(half[: len(half) // 2], mix(tone, WHITE, 0.15))
-            canvas.line([(0, 0.5), (0, -2.2)], 0.07, mix(tone, DARK, 0.45))
-        elif what == "blades":
-            canvas.pose(u(0, 1), u(0.1, 1.3), size * u(0.6, 1.2), u(-0.5, 0.5))
-            tone = mix(greens, rng.choice([DARK, (214, 220, 120)]), u(0, 0.6))
-            bend = u(-0.7, 0.7)
-            middle = 0.2 * bend
-            canvas.flat([(-0.17, 0), (middle - 0.13, -2), (bend, -3.6), (middle + 0.13, -2), (0.17, 0)], tone)
-        else:
-            x, y, radius = (round(v * canvas.size) for v in (u(0, 1), u(0, 1), size * u(0.5, 1.6)))
-            disc = Image.new("L", (2 * radius + 1, 2 * radius + 1))
-            ImageDraw.Draw(disc).ellipse((0, 0, 2 * radius, 2 * radius), fill=rng.randrange(30, 110))
-            canvas.image.paste(pick(rng, "#fff0c0 #c8e0a0 #f8c8d0 #d0e8f0"), (x - radius, y - radius), disc)
-
-
-def scenery(rng: Random, size: int, light: float, tint: Colour) -> Canvas:
-    """Paint a random natural ground, soft as if a little out of focus."""
-    scene = rng.choice(list(SCENES))
-    dark, bright, thing = SCENES[scene]
-    cells = {"bark": (16, 3), "pool": (4, 12), "sand": (3, 9)}.get(scene, (5, 5))
-    cells = cells if rng.random() < 0.5 else cells[::-1]
-    cloud = noise(rng, (size // 2, size // 2), cells, 4)
-    low, high = np.array(pick(rng, dark)), np.array(pick(rng, bright))
-    shades = low + (high - low) * np.linspace(0, 1, 256)[:, None]
-    cloud.putpalette(np.rint(shades).astype(np.uint8).tobytes())
-    small = Canvas(rng, cloud.convert("RGB"), light, tint)
-    counts = {"pebbles": 9, "leaves": 14, "blades": 60, "lights": 12}
-    strew(small, thing, rng.randint(counts[thing] // 3, counts[thing]), 0.08)
-    return Canvas(rng, small.image.resize((size, size), Image.Resampling.BILINEAR), light, tint)
-
-
-def finish(canvas: Canvas, size: int) -> Image.Image:
-    """Light the picture unevenly and colour it warm or cool, then shrink it to `size` pixels."""
-    rng = canvas.rng
-    image = canvas.image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=1.5)
-    falloff = np.linspace(-1, 1, size)
-    x, y = canvas.light * rng.uniform(0, 0.22)
-    level = rng.uniform(0.82, 1.14) + x * falloff[None] + y * falloff[:, None]
-    level = level[..., None] * np.array(canvas.tint) / 250
-    return Image.fromarray(np.clip(np.asarray(image) * level, 0, 255).astype(np.uint8))
