@@ -234,7 +234,7 @@ def cat_portrait(c: Canvas, rng: Random) -> None:
     rings = [[(s * 0.8, t), (s * 0.3, t + 0.1)] for s in SIDES for t in (0.6, 0.85, 1.1)]
     chest = whole([(0.4, 0.1), (0.62, 0.6), (0.78, 1.3), (0.4, 1.6)])
     c.shape(chest, fur, _stripes(rings, [0.1, 0.02], stripe))
-    c.shape(ellipse(0, 0.95, 0.3, 0.5), pale, lift=0)
+    c.shape(whole([(0.2, 0.35), (0.36, 0.8), (0.25, 1.5)]), pale, lift=0)
     _cat_head(c, rng, 0, -0.08, 0.74, colours)
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from helpers import creatures as c
 from helpers import garden as g
-from helpers.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
+from helpers.paint import DARK, WHITE, Canvas, Colour, curve, leaf, limb, mix, noise, pick
 
 View = tuple[Callable[[Canvas, Random], None], float]  # how to draw, largest turn (radians)
 
@@ -108,11 +108,11 @@ def strew(canvas: Canvas, what: str, count: int, size: float) -> None:
             canvas.shape(curve(wobble), tone, lift=0.5)
         elif what == "leaves":
             tone = pick(rng, FOLIAGE)
-            half = leaf(2.4, u(0.4, 0.8))
-            canvas.flat(half + 0.15, mix(tone, DARK, 0.75))
-            canvas.flat(half, tone)
-            canvas.flat(half[: len(half) // 2], mix(tone, WHITE, 0.15))
-            canvas.line([(0, 0.5), (0, -2.2)], 0.07, mix(tone, DARK, 0.45))
+            blade, vein = leaf(2.4, u(0.4, 0.8)), mix(tone, DARK, 0.45)
+            marks = [(blade[: len(blade) // 2], mix(tone, WHITE, 0.15))]
+            marks.append((limb([(0, 0), (0, -2.2)], [0.08, 0.04]), vein))
+            canvas.line([(0, 0.5), (0, 0)], 0.08, vein)
+            canvas.shape(blade, tone, marks, gloss=0.2, lift=0.5)
         elif what == "blades":
             canvas.pose(u(0, 1), u(0.1, 1.3), size * u(0.6, 1.2), u(-0.5, 0.5))
             tone = mix(greens, rng.choice([DARK, (214, 220, 120)]), u(0, 0.6))
@@ -142,19 +142,22 @@ def scenery(rng: Random, size: int, light: float, tint: Colour) -> Canvas:
     small = Canvas(rng, cloud.convert("RGB"), light, tint)
     counts = {"pebbles": 9, "leaves": 14, "blades": 60, "lights": 12}
     strew(small, thing, rng.randint(counts[thing] // 3, counts[thing]), 0.08)
-    strew(small, rng.choice(["pebbles", "leaves"]), rng.choice([0, 1, 3]), rng.uniform(0.1, 0.22))
-    return Canvas(rng, small.image.resize((size, size), Image.Resampling.BILINEAR), light, tint)
+    soft = small.image.resize((size, size), Image.Resampling.BILINEAR)
+    ground = Canvas(rng, soft, light, tint)
+    strew(ground, rng.choice(["pebbles", "leaves"]), rng.choice([0, 1, 3]), rng.uniform(0.1, 0.2))
+    return ground
 
 
 def finish(canvas: Canvas, size: int) -> Image.Image:
-    """Shrink the picture to `size` pixels; add dappled and uneven light, sometimes a soft focus."""
+    """Shrink the picture to `size` pixels: uneven, dappled light, exposure, at times soft focus."""
     rng = canvas.rng
     image = canvas.image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=1.5)
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.8)))
     ramp = np.linspace(-1, 1, size)
     x, y = canvas.light * rng.uniform(0, 0.25)
-    level = rng.uniform(0.9, 1.25) + x * ramp[None] + y * ramp[:, None]
+    exposure = min(max(rng.uniform(85, 140) / np.asarray(image).mean(), 0.85), 1.6)
+    level = exposure + x * ramp[None] + y * ramp[:, None]
     clouds = np.asarray(noise(rng, (size, size), (4, 4), 2), float)
     level *= 1 - rng.uniform(0, 0.5) * np.clip((clouds - 110) / 50, 0, 1)
     level = level[..., None] * np.array(canvas.tint) / 250
@@ -195,6 +198,8 @@ def draw(dataset: str, folder: Path) -> None:
     folder = Path(folder)
     if _is_drawn(folder):
         return
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else: move it or draw into another folder")
     drawn = SETS[dataset]
     names = [
         f"{split}/{kind}/{number:04}.jpg"
@@ -215,11 +220,9 @@ def draw(dataset: str, folder: Path) -> None:
                 pool.shutdown(cancel_futures=True)
         try:
             unfinished.rename(folder)
-        except OSError:  # another process was faster, or it is somebody's folder
-            if not _is_drawn(folder):
-                raise FileExistsError(
-                    f"{folder} is in the way: it is no drawn data set, move it or draw elsewhere"
-                ) from None
+        except OSError:
+            if not _is_drawn(folder):  # else another process was faster, with the same bytes
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -1,0 +1,168 @@
+"""The embedded data sets are complete, reproducible, not trivial and appear all at once."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import ROOT, draw
+
+SPECIES_COUNTS = {"train": 20, "test": 30}
+DRAW = "import sys; from helpers.draw import draw; draw('tiny_species', sys.argv[1])"
+
+
+@pytest.fixture(scope="module")
+def species(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tiny_species"
+    draw.draw("tiny_species", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nature():
+    """Draw 40 training and 20 test images a class, in memory."""
+    sizes = {"train": 40, "test": 20}
+    return {
+        split: [
+            (kind, draw.draw_picture("tiny_nature", f"{split}/{kind}/{number:04}.jpg"))
+            for kind in draw.NATURE
+            for number in range(size)
+        ]
+        for split, size in sizes.items()
+    }
+
+
+def start_drawing(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", DRAW, str(folder)], cwd=ROOT, start_new_session=True
+    )
+
+
+def count_files(folder):
+    return Counter(path.relative_to(folder).parts[:2] for path in folder.rglob("*.jpg"))
+
+
+def test_species_folder_is_complete_and_nothing_else_is_left(species):
+    assert [path.name for path in species.parent.iterdir()] == ["tiny_species"]
+    assert count_files(species) == {
+        (split, kind): count for split, count in SPECIES_COUNTS.items() for kind in draw.SPECIES
+    }
+    assert sum(path.is_file() for path in species.rglob("*")) == 6 * 50
+
+
+def test_every_file_is_a_whole_rgb_jpeg_of_the_stated_size(species):
+    for path in species.rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.load()
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (128, 128))
+
+
+def test_all_images_differ_so_training_and_test_are_disjoint(species):
+    digests = [hashlib.sha256(path.read_bytes()).digest() for path in species.rglob("*.jpg")]
+    assert len(set(digests)) == len(digests)
+
+
+def test_bytes_depend_on_the_name_alone(species):
+    path = "test/blue_fan_grosbeak/0012.jpg"  # drawn above in another process
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        file = BytesIO()
+        draw.draw_picture("tiny_species", path).save(file, "jpeg", quality=90)
+        assert file.getvalue() == (species / path).read_bytes()
+
+
+def test_a_drawn_folder_is_left_alone(species, monkeypatch):
+    monkeypatch.setattr(draw, "ProcessPoolExecutor", None)
+    draw.draw("tiny_species", species)
+
+
+def test_nature_has_the_ten_kinds_at_its_size(nature):
+    kinds = "bird butterfly cat flower frog mushroom snail spider starfish turtle"
+    assert " ".join(sorted(draw.SETS["tiny_nature"].kinds)) == kinds
+    assert {(image.mode, image.size) for _, image in nature["train"]} == {("RGB", (96, 96))}
+
+
+def test_a_figure_stands_out_from_its_ground(nature):
+    """No image is empty: each has edges and is neither black nor burnt out."""
+    for kind, image in nature["train"] + nature["test"]:
+        pixels = np.asarray(image, float)
+        assert pixels.std() > 8, kind
+        assert 15 < pixels.mean() < 245, kind
+
+
+def test_a_linear_model_on_pixels_stays_low(nature):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = {}, {}
+    for split, pictures in nature.items():
+        y[split] = [kind for kind, _ in pictures]
+        x[split] = np.stack([np.asarray(image.resize((32, 32))).ravel() for _, image in pictures])
+    model = linear_model.LogisticRegression(C=1e-4, max_iter=100).fit(x["train"] / 255, y["train"])
+    assert model.score(x["test"] / 255, y["test"]) < 0.4
+
+
+def test_colour_alone_does_not_tell_the_species_apart(species):
+    """A nearest mean colour of the whole picture does little better than chance (1 in 6)."""
+
+    def means(split):
+        paths = sorted((species / split).rglob("*.jpg"))
+        colours = [np.asarray(Image.open(path), float).mean((0, 1)) for path in paths]
+        return np.array(colours), np.array([path.parent.name for path in paths])
+
+    (train, names), (test, truth) = means("train"), means("test")
+    kinds = sorted(set(names))
+    centres = np.stack([train[names == kind].mean(0) for kind in kinds])
+    nearest = np.linalg.norm(test[:, None] - centres, axis=2).argmin(1)
+    assert (np.array(kinds)[nearest] == truth).mean() < 0.35
+
+
+def test_interruption_leaves_nothing(tmp_path, monkeypatch):
+    class Interrupt:
+        def __init__(self, images, *_, **__):
+            self.images = iter(images)
+
+        def __iter__(self):
+            yield next(self.images)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(draw, "tqdm", Interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        draw.draw("tiny_species", tmp_path / "tiny_species")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process group")
+def test_killed_drawing_leaves_no_half_folder_and_two_at_once_agree(tmp_path):
+    folder = tmp_path / "tiny_species"
+    killed = start_drawing(folder)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert list(tmp_path.rglob("*.jpg"))  # it was in the middle
+    assert not folder.exists()
+    both = [start_drawing(folder) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert sum(count_files(folder).values()) == 300
+
+
+def test_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tiny_nature or tiny_species"):
+        draw.draw("nature", tmp_path / "nature")
+
+
+def test_a_folder_with_other_things_is_refused_and_kept(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        draw.draw("tiny_species", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
