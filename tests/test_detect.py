@@ -1,0 +1,511 @@
+import csv
+import itertools
+import wave
+from fractions import Fraction
+from urllib.error import URLError
+
+import av
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from helpers import ROOT, detect, traffic
+from helpers.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
+from helpers.tracking import (
+    FORBIDDEN,
+    WRONG_DIRECTION,
+    Event,
+    Judge,
+    Rules,
+    Tracker,
+    box_iou,
+    read_rules,
+)
+from helpers.video import Video, Writer
+
+NO_RULES = Rules()
+STREET = Rules.model_validate({
+    "zones": [{"name": "street", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]],
+               "forbidden": ["truck"]}],
+    "lanes": [{"name": "upwards", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]],
+               "directions": [[[0.5, 1], [0.5, 0]]]}]})
+
+
+def says_one_sentence(error):
+    text = str(error.value)
+    return "\n" not in text and text.endswith((".", "?")) and len(text) < 300
+
+
+def follow(boxes, rules=STREET, labels=None, size=(400, 400), scores=None):
+    """Send lists of boxes, one list a frame, through tracker and judge; return all events."""
+    tracker, judge, events = Tracker(), Judge(rules, *size), []
+    for frame, found in enumerate(boxes):
+        found = np.array(found, float).reshape(-1, 4)
+        names = labels[frame] if labels else ["car"] * len(found)
+        seen = tracker.update(found, names, np.full(len(found), .9))
+        events += judge.update(seen, frame, frame / 25)
+    return events, tracker
+
+
+def moving(start, step, frames, size=40):
+    return [[[start[0] + i * step[0], start[1] + i * step[1], start[0] + i * step[0] + size,
+              start[1] + i * step[1] + size]] for i in range(frames)]
+
+
+# --- the drawn truth ----------------------------------------------------------------------------
+
+
+def test_camera_keeps_straight_lines_and_the_optical_axis():
+    camera = Camera()
+    ahead = camera.position + camera.axes[2] * np.array([[5.0], [50.0]])
+    assert np.allclose(camera.project(ahead), np.array(SIZE) / 2)
+    line = camera.project(np.array([[3, 20, 0], [3, 35, 0], [3, 60, 0]], float))
+    (ax, ay), (bx, by) = line[1] - line[0], line[2] - line[0]
+    assert abs(ax * by - ay * bx) < 1e-6
+
+
+@pytest.mark.parametrize("place", [(3.0, 30.0), (-6.6, 50.0), (18.0, 14.5)], ids=str)
+@pytest.mark.parametrize("build", [build_truck, build_bus])
+def test_box_is_where_the_vehicle_is_painted(build, place):
+    rng = np.random.default_rng(0)
+    scene, model = Scene(rng, Camera()), build(rng)
+    before, after = scene.image, scene.image.copy()
+    scene.draw_model(ImageDraw.Draw(after, "RGBA"), model, np.array(place), np.pi / 2)
+    changed = (np.asarray(before) != np.asarray(after)).any(2)
+    ys, xs = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    painted = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1]) / 2
+    points = scene.camera.project(stand(model, np.array(place), np.pi / 2)[1])
+    assert np.abs(traffic.frame_box(points) - painted).max() <= 1.5
+
+
+def test_frame_is_drawn_alike_for_a_seed_and_differs_between_seeds():
+    one, same, other = (traffic.Clip(seed, frames=2).frame(1) for seed in (5, 5, 6))
+    assert np.array_equal(one.image, same.image) and np.array_equal(one.boxes, same.boxes)
+    assert not np.array_equal(one.image, other.image)
+    assert one.image.shape == (SIZE[1], SIZE[0], 3) and one.image.dtype == np.uint8
+    assert len(one.boxes) == len(one.labels) == len(one.ids) == len(one.visible) > 3
+    assert (one.boxes[:, 2:] > one.boxes[:, :2]).all() and (one.visible <= 1).all()
+
+
+@pytest.mark.parametrize(("label", "x", "way", "expected"), [
+    ("truck", 18, 1, {(FORBIDDEN, "residential street")}),
+    ("truck", 18, -1, {(FORBIDDEN, "residential street"), (WRONG_DIRECTION, "one-way street")}),
+    ("car", 18, 1, set()), ("truck", 3, 1, set()), ("bus", -3, -1, set()),
+    ("bus", 3, -1, {(WRONG_DIRECTION, "northbound")}),
+    ("car", -3, 1, {(WRONG_DIRECTION, "southbound")})])
+def test_clip_knows_its_breaches(monkeypatch, label, x, way, expected):
+    def plan(rng, frames):
+        path = np.array([[x, NEAR], [x, FAR]], float)[::way]
+        return traffic.drive(rng, path, 12, [label], (60, 90), frames)
+
+    monkeypatch.setattr(traffic, "plan_traffic", plan)
+    events = [e for seed in range(3) for e in traffic.Clip(seed, frames=150).events]
+    assert {(e.event, e.zone) for e in events} == expected
+
+
+def test_training_scenes_fit_their_pictures():
+    images, targets = traffic.draw_scenes(3, 0, moments=2)
+    assert images.shape == (3, SIZE[1] // 2, SIZE[0] // 2, 3) and len(targets) == 3
+    for target in targets:
+        assert len(target["boxes"]) == len(target["labels"]) > 0
+        assert (target["boxes"] >= 0).all() and (target["boxes"][:, 2] <= SIZE[0] / 2).all()
+
+
+def test_events_are_marked_against_the_truth():
+    clip = next(c for c in (traffic.Clip(s, frames=60) for s in range(20)) if c.events)
+    true = clip.events[0]
+    others = [i for i in clip.boxes(true.frame) if i != true.track]
+    wrong = Event(**{**vars(true), "box": clip.boxes(true.frame)[others[0]]})
+    assert traffic.score_events([true], clip) == (1, 0, len(clip.events) - 1)
+    assert traffic.score_events([true, true], clip) == (1, 1, len(clip.events) - 1)
+    assert traffic.score_events([wrong], clip) == (0, 1, len(clip.events))
+    assert traffic.score_events(clip.events, clip) == (len(clip.events), 0, 0)
+
+
+# --- tracking and rules -------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_iou_equals_torchvision(seed):
+    corner = np.random.default_rng(seed).uniform(0, 50, (7, 2))
+    boxes = np.concatenate([corner, corner + np.random.default_rng(seed).uniform(1, 40, (7, 2))], 1)
+    expected = torchvision.ops.box_iou(*[torch.tensor(b) for b in (boxes[:3], boxes[3:])])
+    assert np.allclose(box_iou(boxes[:3], boxes[3:]), expected)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_one_event_for_one_vehicle_however_the_detector_trembles(seed):
+    rng = np.random.default_rng(seed)
+    boxes = [np.array(b) + rng.normal(0, 2, 4) for b in moving((180, 20), (0, 4), 80)]
+    for i in range(80):
+        if rng.random() < .2 or 35 <= i < 47:  # single losses and a long one
+            boxes[i] = []
+    labels = [[str(rng.choice(["truck", "bus"], p=[.75, .25]))] * len(b) for b in boxes]
+    events, tracker = follow(boxes, labels=labels)
+    assert sorted(e.event for e in events) == [FORBIDDEN, WRONG_DIRECTION]
+    assert {e.track for e in events} == {1} and {e.label for e in events} == {"truck"}
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_standing_or_rightly_driving_vehicle_is_no_event(seed):
+    rng = np.random.default_rng(seed)
+    for step in ((0, 0), (0, -3), (2.5, -2)):
+        boxes = [np.array(b) + rng.normal(0, 2, 4) for b in moving((100, 280), step, 80)]
+        assert follow(boxes)[0] == []
+
+
+def test_short_visit_and_short_false_class_are_no_events():
+    path = moving((100, 300), (0, -4), 60)
+    labels = [["truck"] if i in (20, 21, 40) else ["car"] for i in range(60)]
+    assert follow(path, labels=labels)[0] == []
+    assert follow(path[:5], labels=[["truck"]] * 5)[0] == []
+
+
+def test_vehicles_that_pass_each_other_keep_their_numbers():
+    up, down = moving((100, 300), (0, -5), 55), moving((145, 20), (0, 5), 55)
+    events, tracker = follow([a + b for a, b in zip(up, down, strict=True)])
+    assert tracker.count == 2
+    assert [(e.event, e.track) for e in events] == [(WRONG_DIRECTION, 2)]
+
+
+def test_weak_detection_continues_a_track_but_starts_none():
+    tracker = Tracker(start_score=.5)
+    box, other = np.array([[10.0, 10, 50, 50]]), np.array([[200.0, 200, 240, 240]])
+    for _ in range(6):
+        tracker.update(box, ["car"], np.array([.9]))
+    seen = tracker.update(np.r_[box, other], ["car", "car"], np.array([.3, .3]))
+    assert [track.number for track in seen] == [1] and tracker.count == 1
+
+
+def test_zone_and_lane_end_where_their_polygons_end():
+    half = Rules.model_validate({"zones": [{"name": "left", "forbidden": ["truck"],
+                                            "polygon": [[0, 0], [.5, 0], [.5, 1], [0, 1]]}]})
+    labels = [["truck"]] * 30
+    assert follow(moving((165, 300), (0, -4), 30), half, labels)[0] != []  # foot at x = 185
+    assert follow(moving((195, 300), (0, -4), 30), half, labels)[0] == []  # foot at x = 215
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_true_boxes_with_noise_give_the_true_events(seed):
+    clip, rng = traffic.Clip(seed, frames=150), np.random.default_rng(seed)
+    frames = [{i: b for i, b in clip.boxes(n).items() if rng.random() > .08} for n in range(150)]
+    boxes = [[b + rng.normal(0, .02, 4) * (b[2:] - b[:2]).mean() for b in f.values()]
+             for f in frames]
+    labels = [[clip.vehicles[i].label for i in f] for f in frames]
+    events, _ = follow(boxes, clip.rules, labels, SIZE)
+    right, wrong, missed = traffic.score_events(events, clip)
+    assert (wrong, missed) == (0, 0) and right == len(clip.events)
+
+
+def test_rules_file_of_the_notebook_fits_the_default_camera():
+    assert read_rules(ROOT / "notebooks" / "road_rules.yaml") == traffic.road_rules(Camera())
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("zones: [{name: a, polygon: [[0, 0], [1.2, 0], [1, 1]]}]", r"\(1.2, 0\) is outside"),
+    ("zones: [{name: a, polygon: [[0, 0], [1, 1]]}]", "zones 1 polygon"),
+    ("zones: [{name: a, polygons: [[0, 0], [1, 0], [1, 1]]}]", "zones 1"),
+    ("lanes: [{name: a, polygon: [[0, 0], [1, 0], [1, 1]]}]", "lanes 1 directions"),
+    ("lanes: [{name: a, polygon: [[0, 0], [1, 0], [1, 1]], directions: [[[0, 1], [0, 1]]]}]",
+     "starts where it ends"),
+    ("zones: [{name: a, polygon: &p [[0, 0], [1, 0], [1, 1]]}, {name: a, polygon: *p}]", "twice"),
+    ("zones: [{name: a", "not valid YAML at line 1"), ("just words", "as a whole"),
+    ("- 1", "as a whole")])
+def test_bad_rules_end_in_one_sentence(tmp_path, text, message):
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_rules(path)
+    assert says_one_sentence(error) and str(error.value).startswith("rules.yaml")
+
+
+def test_missing_rules_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml"):
+        read_rules(tmp_path / "nothing.yaml")
+
+
+# --- video files --------------------------------------------------------------------------------
+
+
+def write_film(path, codec="libx264", frames=50, size=(96, 64), times=None, pix_fmt="yuv420p"):
+    """Write a film whose frame i has the grey level 4 i, without the project's own writer."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(frames):
+            image = np.full((size[1], size[0], 3), 4 * i, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = round(times[i] * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def find_nothing(images):
+    return [detect.Detections(np.zeros((0, 4), np.float32), [], np.zeros(0)) for _ in images]
+
+
+BLIND = detect.Detector(["car", "truck"], find_nothing, .5)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mov", "mpeg4"),
+                                             ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")])
+def test_every_usual_format_is_read_in_full(tmp_path, name, codec):
+    video = Video(write_film(tmp_path / name, codec))
+    pairs = list(video)
+    assert (video.width, video.height, video.fps, len(pairs)) == (96, 64, 25, 50)
+    assert np.allclose([t for t, _ in pairs], np.arange(50) / 25, atol=2e-3)
+    assert np.allclose([image.mean() for _, image in pairs], 4 * np.arange(50), atol=6)
+    assert video.warning == ""
+
+
+def test_uneven_frame_times_are_kept(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).uniform(.02, .2, 30)).tolist()
+    source = write_film(tmp_path / "uneven.mp4", frames=30, times=times)
+    summary = detect.process(source, BLIND, NO_RULES, tmp_path / "out")
+    written = [t for t, _ in Video(tmp_path / "out" / "annotated.mp4")]
+    assert np.allclose(written, np.array(times) - times[0], atol=3e-3)
+    assert summary.frames == 30 and summary.warning == ""
+
+
+@pytest.mark.parametrize("size", [(97, 65), (96, 65), (33, 17)], ids=str)
+def test_odd_sizes_become_even_for_the_browser(tmp_path, size):
+    source = write_film(tmp_path / "odd.webm", "libvpx-vp9", 5, size)
+    detect.process(source, BLIND, NO_RULES, tmp_path)
+    with av.open(str(tmp_path / "annotated.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.width, context.height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    data = (tmp_path / "annotated.mp4").read_bytes()
+    assert 0 < data.find(b"moov") < data.find(b"mdat")  # a browser can start before the end
+
+
+def test_turned_phone_video_is_read_upright(tmp_path):
+    path = tmp_path / "phone.mp4"
+    with Writer(path, 96, 64, 25) as writer:
+        for i in range(5):
+            image = np.zeros((64, 96, 3), np.uint8)
+            image[:, :48] = 255  # white on the left
+            writer.write(image, i / 25)
+    one, minus = (1 << 16).to_bytes(4, "big"), (-1 << 16).to_bytes(4, "big", signed=True)
+    zero, end = bytes(4), (1 << 30).to_bytes(4, "big")
+    straight = one + zero * 3 + one + zero * 3 + end
+    turned = zero + one + zero + minus + zero * 4 + end  # a quarter turn clockwise
+    head, tail = path.read_bytes().split(straight + (96 << 16).to_bytes(4, "big"))
+    path.write_bytes(head + turned + (96 << 16).to_bytes(4, "big") + tail)
+    video = Video(path)
+    assert (video.width, video.height) == (64, 96)
+    _, image = next(iter(video))
+    assert image[:40].mean() > 240 and image[56:].mean() < 15  # what was left is now above
+
+
+def test_bad_files_end_in_one_sentence(tmp_path):
+    text = tmp_path / "notes.mp4"
+    text.write_text("This is no film. " * 100)
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    sound = tmp_path / "sound.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 8000, 800, "NONE", ""))
+        file.writeframes(bytes(1600))
+    hollow = write_film(tmp_path / "hollow.avi", "mpeg4", frames=0)
+    for path, message in [(text, "no video"), (empty, "no video"), (sound, "no picture stream"),
+                          (hollow, "no frame|no video")]:
+        with pytest.raises(ValueError, match=message) as error:
+            Video(path)
+        assert says_one_sentence(error) and path.name in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+        Video(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"),
+                                             ("a.mp4", "faststart")])
+def test_cut_off_file_keeps_and_says_what_was_processed(tmp_path, name, codec):
+    path, noise = tmp_path / name, np.random.default_rng(0).integers(0, 255, (100, 64, 96, 3))
+    if codec == "faststart":
+        with Writer(path, 96, 64, 25) as writer:
+            for i, image in enumerate(noise.astype(np.uint8)):
+                writer.write(image, i / 25)
+    else:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for image in noise.astype(np.uint8):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+    assert Video(path).duration == pytest.approx(4, abs=.1)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
+    summary = detect.process(path, BLIND, NO_RULES, tmp_path / "out")
+    assert 20 < summary.frames < 90
+    assert "is damaged" in summary.warning and str(summary.frames) in summary.warning
+    assert len(list(Video(tmp_path / "out" / "annotated.mp4"))) == summary.frames
+
+
+def test_memory_holds_a_few_frames_only(tmp_path):
+    held = []
+
+    def watch(images):
+        held.append(len(images))
+        return find_nothing(images)
+
+    source = write_film(tmp_path / "a.mp4")
+    detect.process(source, detect.Detector(["car"], watch, .5), NO_RULES, tmp_path, batch_size=7)
+    assert held == [7] * 7 + [1]
+
+
+# --- detectors and the whole pipeline -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large",
+                                  "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_torchvision_detector_speaks_in_names(name):
+    torch.manual_seed(0)
+    detector = detect.load_detector(name, .02, weights=None)
+    assert {"car", "bus", "truck"} < set(detector.names)
+    images = np.random.default_rng(0).integers(0, 255, (2, 121, 203, 3), np.uint8)
+    found = detector.predict(images)
+    assert len(found) == 2
+    for one in found:
+        assert one.boxes.shape == (len(one.labels), 4) and one.scores.shape == (len(one.labels),)
+        assert set(one.labels) <= set(detector.names) and (one.scores >= .01).all()
+        assert (one.boxes >= 0).all() and (one.boxes <= [203, 121, 203, 121]).all()
+
+
+def test_number_of_truck_differs_but_its_name_does_not():
+    answer = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "scores": torch.tensor([.9])}
+
+    class Fixed(torch.nn.Module):
+        def forward(self, images):
+            return [{**answer, "labels": torch.tensor([self.number])}] * len(images)
+
+    fixed, images = Fixed(), np.zeros((1, 8, 8, 3), np.uint8)
+    names = torchvision.models.get_model_weights("ssdlite320_mobilenet_v3_large")
+    for fixed.number, known in ((8, names.DEFAULT.meta["categories"]), (1, ["car", "truck"])):
+        assert detect.as_detector(fixed, known, .5).predict(images)[0].labels == ["truck"]
+
+
+def test_one_vehicle_with_two_classes_is_found_once():
+    class Doubled(torch.nn.Module):
+        def forward(self, images):
+            boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [40, 40, 60, 60], [0, 0, 5, 5]])
+            return [{"boxes": boxes, "labels": torch.tensor([0, 1, 0, 1]),
+                     "scores": torch.tensor([.6, .8, .3, .2])}]
+
+    found = detect.as_detector(Doubled(), ["bus", "truck"], .5).predict(
+        np.zeros((1, 64, 64, 3), np.uint8))[0]
+    assert list(zip(found.labels, found.scores.round(1), strict=True)) == [
+        ("truck", np.float32(.8)), ("bus", np.float32(.3))]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("fasterrcnn_resnet50_fnp",), "did you mean 'fasterrcnn_resnet50_fpn'"),
+    (("resnet18",), "There is no detector"),
+    (("ssdlite320_mobilenet_v3_large", 1.5), "between 0 and 1")])
+def test_bad_detector_ends_in_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        detect.load_detector(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_cannot_be_downloaded_end_in_one_sentence(monkeypatch, tmp_path):
+    def fail(*arguments, **more):
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    with pytest.raises(ConnectionError, match="cannot be downloaded") as error:
+        detect.load_detector("ssdlite320_mobilenet_v3_large")
+    assert says_one_sentence(error)
+
+
+def test_yolo_without_its_package_names_the_licence(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
+    with pytest.raises(ValueError, match=r"ultralytics.*AGPL-3\.0") as error:
+        detect.load_detector("yolov5nu.pt")
+    assert says_one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["yolov5n.yaml", "yolov3-tiny.yaml"])
+def test_yolo_finds_by_name(name):
+    pytest.importorskip("ultralytics")
+    torch.manual_seed(0)
+    detector = detect.load_detector(name, .002)
+    assert {"car", "bus", "truck"} < set(detector.names) and len(detector.names) == 80
+    found = detector.predict(np.random.default_rng(0).integers(0, 255, (2, 96, 160, 3), np.uint8))
+    assert len(found) == 2 and all(set(one.labels) <= set(detector.names) for one in found)
+    assert all(one.boxes.shape == (len(one.labels), 4) for one in found)
+
+
+def test_small_detector_learns_what_it_is_shown():
+    images, targets = traffic.draw_scenes(4, 0, moments=4)
+    detector = detect.train_detector(images, targets, steps=60, batch_size=4, lr=4e-3)
+    assert detector.names == ["background", "bus", "car", "truck"]
+    right = total = 0
+    for found, target in zip(detector.predict(images), targets, strict=True):
+        overlap = box_iou(target["boxes"], found.boxes)
+        same = np.array(target["labels"])[:, None] == np.array(found.labels)[None]
+        right += ((overlap > .5) & same).any(1).sum()
+        total += len(target["labels"])
+    assert right / total > .5
+
+
+def test_unknown_classes_are_named(tmp_path):
+    source = write_film(tmp_path / "a.mp4", frames=3)
+    with pytest.raises(ValueError, match="'lorry'"):
+        detect.process(source, BLIND, NO_RULES, tmp_path, classes=["lorry"])
+    rules = Rules.model_validate({"zones": [{"name": "street", "forbidden": ["trucks"],
+                                             "polygon": [[0, 0], [1, 0], [1, 1]]}]})
+    with pytest.raises(ValueError, match="street.*did you mean 'truck'"):
+        detect.process(source, BLIND, rules, tmp_path)
+
+
+def test_pipeline_reports_what_drove_where(tmp_path):
+    """A truck goes up the forbidden left half; a car goes down the right half, against its lane."""
+    rules = Rules.model_validate({
+        "zones": [{"name": "left", "forbidden": ["truck"],
+                   "polygon": [[0, 0], [.5, 0], [.5, 1], [0, 1]]},
+                  {"name": "right", "polygon": [[.5, 0], [1, 0], [1, 1], [.5, 1]]}],
+        "lanes": [{"name": "up", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]],
+                   "directions": [[[.5, 1], [.5, 0]]]}]})
+    counter = itertools.count()
+
+    def predict(images):
+        found = []
+        for _ in images:
+            i = next(counter)
+            y = 2 * i
+            boxes = np.array([[40, 150 - y, 70, 180 - y], [140, 10 + y, 165, 30 + y],
+                              [5, 5, 15, 15]], float)
+            found.append(detect.Detections(boxes, ["truck", "car", "dog"], np.full(3, .9)))
+        return found
+
+    detector = detect.Detector(["car", "truck", "dog"], predict, .5)
+    source = write_film(tmp_path / "a.mp4", frames=60, size=(200, 200))
+    summary = detect.process(source, detector, rules, tmp_path / "out")
+    assert [(e.label, e.event, e.zone) for e in summary.events] == [
+        ("truck", FORBIDDEN, "left"), ("car", WRONG_DIRECTION, "up")]
+    assert summary.counts == {"left": {"truck": 1}, "right": {"car": 1}}
+    assert summary.heat.sum() > 40 and summary.heat[:, 40:].sum() == 0
+    assert len(summary.key_frames) == 3 and summary.first_frame.shape == (200, 200, 3)
+    with open(tmp_path / "out" / "events.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(r["frame"]), r["label"], r["event"], r["zone"]) for r in rows] == [
+        (e.frame, e.label, e.event, e.zone) for e in summary.events]
+    for row, event in zip(rows, summary.events, strict=True):
+        assert float(row["time"]) == pytest.approx(event.frame / 25, abs=2e-3)
+        assert np.allclose([float(row[c]) for c in ("x0", "y0", "x1", "y1")], event.box, atol=.06)
+    annotated = [image for _, image in Video(tmp_path / "out" / "annotated.mp4")]
+    red = [((i[..., 0] > 180) & (i[..., 1] < 110)).sum() for i in annotated]
+    assert red[3] < 60 < red[30]  # offenders are drawn in red
+    for name in ("summary.png", "rules.png"):
+        assert min(Image.open(tmp_path / "out" / name).size) > 300
