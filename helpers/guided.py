@@ -111,7 +111,7 @@ def guided_backprop(
             f"{len(images)} images do not pair with {len(neurons)} neurons: give as many of each, "
             f"or one image for all neurons, or one neuron for all images"
         )
-    with _prepared(model, images) as images:
+    with prepared(model, images) as images:
         look_at = images if any(isinstance(neuron, Integral) for neuron in neurons) else images[:1]
         with Trace(), torch.no_grad():
             look_at = look_at.clone(memory_format=torch.channels_last)  # faster on a CPU
@@ -133,7 +133,7 @@ def guided_backprop(
 
 def describe_rule(model: nn.Module, images: torch.Tensor, layer: str) -> str:
     """Say which activations `guided_backprop` filters on the way to `layer`, and how."""
-    with _prepared(model, images[:1]) as images, torch.no_grad():
+    with prepared(model, images[:1]) as images, torch.no_grad():
         _, runs = _run_to(model, images, layer)
         with GuidedRule() as rule:
             _run_to(model, images, layer, stop_at=runs)
@@ -142,7 +142,7 @@ def describe_rule(model: nn.Module, images: torch.Tensor, layer: str) -> str:
 
 def feature_maps(model: nn.Module, images: torch.Tensor, layer: str) -> torch.Tensor:
     """Return the output (N, C, rows, columns) of a layer for normalised images (N, 3, H, W)."""
-    with _prepared(model, images) as images, torch.no_grad():
+    with prepared(model, images) as images, torch.no_grad():
         return _run_to(model, images, layer)[0]
 
 
@@ -237,7 +237,7 @@ def _some(names: list[str], most: int = 40) -> str:
 
 
 @contextmanager
-def _prepared(model: nn.Module, images: torch.Tensor) -> Iterator[torch.Tensor]:
+def prepared(model: nn.Module, images: torch.Tensor) -> Iterator[torch.Tensor]:
     """Give the images as the model takes them; leave the model as it was afterwards.
 
     Inside, gradients are on, the model is in eval mode and its parameters need no gradient.
@@ -281,7 +281,7 @@ def spatial_layers(model: nn.Module, images: torch.Tensor) -> dict[str, tuple[in
 
         return hook
 
-    with _prepared(model, images[:1]) as images, torch.no_grad():
+    with prepared(model, images[:1]) as images, torch.no_grad():
         modules = dict(model.named_modules()).items()
         handles = [module.register_forward_hook(note(name)) for name, module in modules]
         try:
