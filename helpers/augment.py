@@ -58,6 +58,15 @@ def augment(
     return images
 
 
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize uint8 images (N, 3, H, W) to `size` x `size` pixels, with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    pixels = images.float() if images.is_cuda else images  # no uint8 kernel on the GPU
+    pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return pixels.round().to(torch.uint8) if images.is_cuda else pixels
+
+
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     return torch.rand(count, generator=generator) * (high - low) + low
 
@@ -108,10 +117,7 @@ def _random_resized_crop(
     boxes = torch.stack([tops, lefts, heights, widths], 1).int().tolist()
     result = torch.empty_like(images)
     for image, target, (top, left, height, width) in zip(images, result, boxes, strict=True):
-        part = image[None, :, top : top + height, left : left + width]
-        if part.is_cuda:  # no uint8 kernel there
-            part = part.float()
-        target.copy_(F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0])
+        target.copy_(resize(image[None, :, top : top + height, left : left + width], size)[0])
     return result
 
 

@@ -42,6 +42,7 @@ class Config(BaseModel):
     dataset: str = "tiny_nature"  # a known name, or folder:PATH
     data_root: str = ""  # a folder searched for data sets before all others
     image_size: int = Field(64, ge=8, le=1024)  # pixels, square
+    start_image_size: int | None = Field(None, ge=8)  # training images grow from this size
     resize: Literal["squash", "crop", "pad"] = "squash"  # how an oblong image becomes square
     val_fraction: float = Field(0.2, ge=0, le=0.9)  # of the training images, stratified; 0: none
     normalization: Literal["auto", "half", "imagenet", "none"] = "auto"  # auto: the weights' own
@@ -56,6 +57,7 @@ class Config(BaseModel):
     conv_bias: bool = True
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "mish", "elu", "tanh"] = "relu"
     batch_norm: bool = True
+    norm_after_pool: bool = False  # batch norm sees the pooled map: faster, another network
     pooling: Literal["flatten", "average"] = "flatten"  # what the dense layers see
     dense: int | list[int] = 128  # widths of the hidden dense layers; [] for none
     dropout: float = Field(0.2, ge=0, lt=1)
@@ -167,8 +169,17 @@ class Config(BaseModel):
             raise ValueError("schedule 'plateau' needs validation images: set val_fraction above 0")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs optimizer 'sgd' with momentum above 0")
+        if self.start_image_size and self.start_image_size > self.image_size:
+            raise ValueError(
+                f"start_image_size {self.start_image_size} is larger than image_size "
+                f"{self.image_size}: images grow during training"
+            )
+        if self.norm_after_pool and not self.batch_norm:
+            raise ValueError("norm_after_pool needs batch_norm")
         if self.model == "five_blocks":
             self._check_five_blocks()
+            if self.start_image_size:
+                self.replace(image_size=self.start_image_size, start_image_size=None)
         return self
 
     def _check_five_blocks(self) -> None:

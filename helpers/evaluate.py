@@ -130,7 +130,7 @@ def evaluate(model: torch.nn.Module, images: ImageSet, config: Config) -> Evalua
     )
 
 
-def test(run: Run, splits: Splits, model: torch.nn.Module | None = None) -> Evaluation:
+def open_test_set(run: Run, splits: Splits, model: torch.nn.Module | None = None) -> Evaluation:
     """Open the test set for a finished run, and write into its folder that, when and what.
 
     `metrics.json` gains `test` and `test_opened` (count, first and last time); `predictions.csv`

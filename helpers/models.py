@@ -27,17 +27,14 @@ class FiveBlocks(nn.Module):
 
     A block is convolution, batch norm (optional), 2x2 max pooling, activation (dropout optional).
     Takes images (N, 3, S, S) with S = `config.image_size`, returns logits (N, num_classes).
-    With `pooling="average"` any image size of at least 32 works.
+    With `pooling="average"` or `start_image_size` other sizes work, too.
     """
 
     def __init__(self, config: Config, num_classes: int):
         super().__init__()
         channels = [3, *config.filter_list]
         self.blocks = nn.Sequential(
-            *(
-                _block(config, channels[i], channels[i + 1], config.kernel_list[i])
-                for i in range(5)
-            )
+            *(_block(config, channels[i], channels[i + 1], config.kernel_list[i]) for i in range(5))
         )
         features = config.filter_list[-1]
         if config.pooling == "flatten":
@@ -59,7 +56,9 @@ def _block(config: Config, in_channels: int, out_channels: int, kernel: int) -> 
         layers["norm"] = nn.BatchNorm2d(out_channels)
     layers["activation"] = ACTIVATIONS[config.activation]()
     layers["pool"] = nn.MaxPool2d(2)
-    if config.activation in NON_DECREASING:
+    if config.norm_after_pool:
+        layers.move_to_end("norm")
+    if config.norm_after_pool or config.activation in NON_DECREASING:
         layers.move_to_end("activation")
     if config.dropout and config.dropout_after in ("blocks", "both"):
         layers["dropout"] = nn.Dropout(config.dropout)
@@ -70,6 +69,8 @@ def _head(config: Config, features: int, num_classes: int) -> nn.Sequential:
     layers: dict[str, nn.Module] = OrderedDict()
     if config.pooling == "average":
         layers["average"] = nn.AdaptiveAvgPool2d(1)
+    elif config.start_image_size:  # smaller images leave smaller maps; the final size is unchanged
+        layers["stretch"] = nn.AdaptiveAvgPool2d(config.feature_sizes[-1][1])
     layers["flatten"] = nn.Flatten()
     for number, width in enumerate(config.dense_list, start=1):
         layers[f"dense{number}"] = nn.Linear(features, width)

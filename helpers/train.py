@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from helpers import ROOT, data, models
-from helpers.augment import augment, normalization, normalize
+from helpers.augment import augment, normalization, normalize, resize
 from helpers.config import Config
 from helpers.data import ImageSet, Splits, batches
 from helpers.evaluate import evaluate, predict
@@ -139,11 +139,12 @@ class _Training:
         torch.manual_seed(_seed(config.seed, epoch))  # dropout
         chunks = _shuffle(len(self.train), self.steps, config.batch_size, config.seed, epoch)
         mean, std = normalization(config)
+        size = image_size_of_epoch(config, epoch)
 
         def prepare(pixels: torch.Tensor, step: int) -> torch.Tensor:
             generator = torch.Generator().manual_seed(_seed(config.seed, epoch, step))
             pixels = augment(pixels, config.augmentations, generator)
-            return normalize(pixels, mean, std, self.dtype)
+            return normalize(resize(pixels, size), mean, std, self.dtype)
 
         model.train()
         losses, right = [], torch.zeros((), dtype=torch.int64, device=self.device)
@@ -256,6 +257,18 @@ class _Training:
             return False
         best = max(self.history, key=self._score)["epoch"]
         return len(self.history) - best >= patience
+
+
+def image_size_of_epoch(config: Config, epoch: int) -> int:
+    """Return the side of the training images of an epoch, counted from 1, in pixels.
+
+    With `start_image_size` it grows in multiples of 16, linearly over the first 70 % of the
+    epochs: small images are quick to look at while the network still learns the coarse things
+    (Howard 2018, fast.ai's DAWNBench entry). Validation and test images are always full size.
+    """
+    start, final = config.start_image_size or config.image_size, config.image_size
+    progress = min(1.0, (epoch - 1) / (0.7 * config.epochs))
+    return min(final, max(start, round((start + (final - start) * progress) / 16) * 16))
 
 
 def _seed(*numbers: int) -> int:

@@ -29,6 +29,9 @@ from helpers.config import AUGMENTATIONS, Config, ConfigError
         ({"image_size": 40, "padding": "valid", "kernel_size": 11}, ["kernel_size 11", "block 3"]),
         ({"val_fraction": 0.0, "early_stopping": 2}, ["early_stopping", "val_fraction"]),
         ({"val_fraction": 0.0, "schedule": "plateau"}, ["plateau", "val_fraction"]),
+        ({"start_image_size": 128}, ["start_image_size 128", "image_size 64"]),
+        ({"start_image_size": 16}, ["image_size 16", "32"]),
+        ({"norm_after_pool": True, "batch_norm": False}, ["norm_after_pool", "batch_norm"]),
         ({"nesterov": True, "optimizer": "adam"}, ["nesterov", "sgd"]),
     ],
 )

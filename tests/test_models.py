@@ -1,0 +1,103 @@
+"""The five-block CNN is the network that its configuration describes."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers.config import Config, ConfigError
+from helpers.models import ACTIVATIONS, build
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_cs6910_report_question_1b():
+    """Keras says 2,521,354, of which 640 are moving statistics."""
+    model = build(Config(image_size=274, filters=64, padding="valid", dense=1024), 10)
+    statistics = sum(b.numel() for n, b in model.named_buffers() if "running" in n)
+    assert (count(model), statistics) == (2_520_714, 640)
+
+
+def test_alexnet_for_101_classes():
+    assert count(build(Config(image_size=224, model="alexnet"), 101)) == 57_417_637
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_forward_is_conv_norm_activation_pool(activation, batch_norm):
+    """Whatever the order of pooling and activation, the result is that of the textbook order."""
+    config = Config(
+        activation=activation, batch_norm=batch_norm, filters=4, image_size=32, dense=[6, 5]
+    )
+    model = build(config, 3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    features = images
+    for block in model.blocks:
+        features = block.conv(features)
+        if batch_norm:
+            features = block.norm(features)
+        features = F.max_pool2d(ACTIVATIONS[activation]()(features), 2)
+    hidden = ACTIVATIONS[activation]()(model.head.dense1(features.flatten(1)))
+    hidden = ACTIVATIONS[activation]()(model.head.dense2(hidden))
+    torch.testing.assert_close(model(images), model.head.classifier(hidden))
+
+
+def test_norm_after_pool_is_conv_pool_norm_activation():
+    model = build(Config(norm_after_pool=True, activation="gelu", filters=4), 3).eval()
+    images = torch.randn(2, 3, 64, 64)
+    block = model.blocks[0]
+    expected = F.gelu(block.norm(F.max_pool2d(block.conv(images), 2)))
+    torch.testing.assert_close(block(images), expected)
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "average"])
+@pytest.mark.parametrize("kernel_size", [1, 3, 4, [11, 7, 5, 3, 2]])
+@pytest.mark.parametrize(("padding", "size"), [("same", 40), ("valid", 150)])
+def test_shapes(pooling, kernel_size, padding, size):
+    config = Config(
+        image_size=size, kernel_size=kernel_size, padding=padding, pooling=pooling, filters=3
+    )
+    model = build(config, 7)
+    assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_average_pooling_takes_other_image_sizes():
+    model = build(Config(pooling="average", filters=3), 4)
+    assert model(torch.zeros(2, 3, 96, 160)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(("dropout_after", "places"), [("dense", 2), ("blocks", 5), ("both", 7)])
+def test_dropout_is_where_it_is_asked_for(dropout_after, places):
+    model = build(Config(dropout=0.3, dropout_after=dropout_after, dense=[8, 8], filters=2), 3)
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    assert len(dropouts) == places and {m.p for m in dropouts} == {0.3}
+
+
+@pytest.mark.parametrize(("init", "gain"), [("kaiming", 2.0), ("glorot", 1.0)])
+def test_initialization_has_the_published_variance(init, gain):
+    """He et al. 2015: 2 / fan_in; Glorot and Bengio 2010: 2 / (fan_in + fan_out)."""
+    model = build(Config(init=init, filters=64, dense=512), 10)
+    conv, dense = model.blocks[2].conv, model.head.dense1
+    for layer, fan_in, fan_out in (conv, 64 * 9, 64 * 9), (dense, dense.in_features, 512):
+        expected = gain / fan_in if init == "kaiming" else 2 / (fan_in + fan_out)
+        assert layer.weight.var().item() == pytest.approx(expected, rel=0.05)
+        assert layer.bias.abs().max() == 0
+
+
+def test_the_seed_decides_the_weights():
+    first, again, other = (build(Config(seed=seed), 3).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["blocks.0.conv.weight"], other["blocks.0.conv.weight"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v2"])
+def test_torchvision_networks_by_name(name):
+    model = build(Config(model=name), 7)
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_an_unknown_network_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'resnet18'"):
+        build(Config(model="resnet_18"), 3)

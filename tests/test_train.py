@@ -1,0 +1,256 @@
+"""Training learns, chooses on validation, stops when told, and survives being killed."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import ROOT, train
+from helpers.config import Config, ConfigError
+from helpers.data import ImageSet, Splits
+from helpers.models import build
+from helpers.runs import Run, find_runs, open_run
+
+SMALL = {
+    "image_size": 32, "filters": 8, "dense": 16, "batch_size": 16, "epochs": 3, "augment": [],
+    "dropout": 0.0, "weight_decay": 0.0, "schedule": "none", "precision": "float32",
+}  # fmt: skip
+
+
+def image_set(count: int, seed: int, classes: int = 3) -> ImageSet:
+    """Make noise whose class is the colour channel that is brightest."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 120, (count, 32, 32, 3), np.uint8)
+    labels = np.arange(count) % classes
+    images[np.arange(count), :, :, labels] += 90
+    names = [f"class {label}" for label in range(classes)]
+    return ImageSet(images, np.arange(count), labels, [f"{seed}/{i}" for i in range(count)], names,
+                    ROOT)  # fmt: skip
+
+
+@pytest.fixture
+def splits():
+    return Splits(image_set(48, 0), image_set(24, 1), image_set(24, 2))
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(**SMALL, runs_root=str(tmp_path))
+
+
+def fit(splits, config):
+    return train.fit(build(config, 3), splits, config)
+
+
+def weights(run: Run, name: str = "best.pt") -> dict:
+    return run.read_checkpoint(name)["model"]
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_one_batch_is_learned_by_heart(config, optimizer):
+    batch = image_set(16, 0)
+    batch.labels[:] = np.random.default_rng(0).permutation(batch.labels)  # nothing but memory helps
+    config = config.replace(
+        epochs=40, optimizer=optimizer, lr=0.05 if optimizer == "sgd" else 2e-3, val_fraction=0.0
+    )
+    run = fit(Splits(batch, batch.subset(np.arange(0)), batch), config)
+    assert run.history[-1]["train_accuracy"] == 1
+    assert run.history[-1]["train_loss"] < 0.1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_real_difference_is_learned(splits, config, precision):
+    run = fit(splits, config.replace(epochs=8, precision=precision))
+    assert run.metrics["val"]["accuracy"] > 0.9
+
+
+def test_the_run_folder_is_complete_and_plain(splits, config):
+    run = fit(splits, config)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        "config.json", "history.csv", "metrics.json", "predictions.csv", "best.pt", "last.pt",
+        "environment.json", "status.json",
+    }  # fmt: skip
+    assert run.config == config
+    assert run.status["state"] == "finished"
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    assert len(run.predictions) == 24
+    share = np.mean([row["label"] == row["predicted"] for row in run.predictions])
+    assert share == pytest.approx(run.metrics["val"]["accuracy"])
+
+
+def test_the_best_epoch_is_chosen_on_validation(splits, config):
+    run = fit(splits, config.replace(epochs=6, lr=0.02))
+    accuracies = [row["val_accuracy"] for row in run.history]
+    assert run.metrics["best_epoch"] == 1 + int(np.argmax(accuracies))
+    assert run.metrics["val"]["accuracy"] == pytest.approx(max(accuracies))
+
+
+def test_training_never_sees_validation_or_test_images(splits, config, monkeypatch):
+    """Destroying both changes nothing in the last epoch's weights."""
+    first = fit(splits, config)
+    noise = image_set(24, 9)
+    noise.labels[:] = 0
+    other = fit(Splits(splits.train, noise, noise), config.replace(name="noise"))
+    assert same(weights(first, "last.pt"), weights(other, "last.pt"))
+
+
+def test_a_finished_run_is_loaded_not_trained(splits, config, monkeypatch):
+    run = fit(splits, config)
+    monkeypatch.setattr(train, "_Training", None)  # a call would raise
+    model = build(config, 3)
+    again = train.fit(model, splits, config)
+    assert again.folder == run.folder and same(weights(run), model.state_dict())
+
+
+@pytest.mark.parametrize("schedule", ["none", "step", "cosine", "one_cycle", "plateau"])
+def test_stopped_after_any_epoch_it_continues_to_the_same_weights(
+    splits, config, schedule, monkeypatch
+):
+    config = config.replace(
+        schedule=schedule, dropout=0.3, augment=["horizontal_flip", "random_crop=4"]
+    )
+    whole = fit(splits, config.replace(name="whole"))
+    end_epoch = train._Training._end_epoch
+
+    def end_and_stop(self, row):
+        end_epoch(self, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train._Training, "_end_epoch", end_and_stop)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(splits, config)
+    monkeypatch.undo()
+    parts = fit(splits, config)
+    assert same(weights(whole), weights(parts)) and same(
+        weights(whole, "last.pt"), weights(parts, "last.pt")
+    )
+    assert [r["val_loss"] for r in whole.history] == [r["val_loss"] for r in parts.history]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
+from helpers.config import Config
+from test_train import fit, image_set
+from helpers.data import Splits
+config = Config.load(sys.argv[1])
+fit(Splits(image_set(48, 0), image_set(24, 1), image_set(24, 2)), config)
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(splits, config, tmp_path):
+    """SIGKILL, which no program can catch, at moments spread over the training."""
+    config = config.replace(epochs=12, dropout=0.3, schedule="one_cycle")
+    whole = fit(splits, config.replace(name="whole"))
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    script = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    run, rng, kills = open_run(config), np.random.default_rng(0), 0
+    while not run.finished:
+        process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+        if kills < 2:
+            epoch = len(run.history)
+            while len(run.history) <= epoch + 1 and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.05))
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        assert process.wait(120) in (0, -signal.SIGKILL)
+    assert kills == 2
+    assert same(weights(whole), weights(run))
+
+
+def test_early_stopping(splits, config):
+    config = config.replace(epochs=50, early_stopping=2, lr=1e-6)
+    run = fit(splits, config)
+    accuracies = [row["val_accuracy"] for row in run.history]
+    assert len(accuracies) == int(np.argmax(accuracies)) + 1 + 2
+
+
+def test_plateau_lowers_the_rate_after_its_patience(splits, config):
+    config = config.replace(
+        schedule="plateau", plateau_patience=1, gamma=0.5, lr=1e-7, epochs=6, batch_norm=False
+    )  # too small a rate for the accuracy to change
+    rates = [row["lr"] for row in fit(splits, config).history]
+    assert rates == pytest.approx([1e-7, 1e-7, 1e-7, 5e-8, 5e-8, 2.5e-8])
+
+
+def test_step_schedule(splits, config):
+    config = config.replace(schedule="step", step_size=2, gamma=0.1, epochs=5)
+    rates = [row["lr"] for row in fit(splits, config).history]
+    assert rates == pytest.approx([3e-3, 3e-3, 3e-4, 3e-4, 3e-5])
+
+
+def test_steps_per_epoch_and_val_steps_limit_the_work(splits, config):
+    run = fit(splits, config.replace(steps_per_epoch=2, val_steps=1))
+    assert [row["images"] for row in run.history] == [32, 32, 32]
+    more = fit(splits, config.replace(steps_per_epoch=5))
+    assert [row["images"] for row in more.history] == [80, 80, 80]
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
+    splits, config, monkeypatch
+):
+    run = fit(splits, config.replace(name="good", epochs=1))
+    config = config.replace(epochs=4)
+    cross_entropy = train.F.cross_entropy
+    calls = 0
+
+    def break_in_the_fifth_step(logits, labels, **options):
+        nonlocal calls
+        calls += "label_smoothing" in options
+        return cross_entropy(logits, labels, **options) * (math.nan if calls == 5 else 1)
+
+    monkeypatch.setattr(train.F, "cross_entropy", break_in_the_fifth_step)
+    with pytest.raises(train.TrainingDiverged, match="epoch 2, step 2 of 3"):
+        fit(splits, config)
+    broken = open_run(config)
+    assert broken.status["state"] == "failed" and "epoch 2, step 2" in broken.status["reason"]
+    assert same(weights(run, "last.pt"), weights(broken, "last.pt"))
+
+
+def test_another_configuration_under_the_same_name_stops(splits, config):
+    fit(splits, config.replace(name="mine"))
+    with pytest.raises(ConfigError, match=r"'mine' already holds .* \(lr 0.003 -> 0.1\)"):
+        fit(splits, config.replace(name="mine", lr=0.1))
+
+
+def test_finding_runs_by_parameter(splits, config):
+    fit(splits, config)
+    fit(splits, config.replace(lr=0.01))
+    found = find_runs(config.runs_root)
+    assert [run.config.lr for run in found] == [0.003, 0.01]
+    assert [run.config.lr for run in find_runs(config.runs_root, lr=0.01)] == [0.01]
+
+
+def test_images_grow_over_the_first_seventy_percent(splits, config):
+    config = Config(image_size=128, start_image_size=64, epochs=20)
+    sizes = [train.image_size_of_epoch(config, epoch) for epoch in range(1, 21)]
+    assert sizes == sorted(sizes) and set(sizes) == {64, 80, 96, 112, 128}
+    assert sizes[0] == 64 and set(sizes[14:]) == {128} and sizes[12] < 128
+    assert train.image_size_of_epoch(Config(image_size=100), 1) == 100
+
+
+def test_training_on_growing_images_ends_in_the_network_for_the_final_size(splits, config):
+    run = fit(splits, config.replace(image_size=64, start_image_size=32, epochs=4))
+    assert run.metrics["epochs"] == 4
+
+
+def test_batches_are_even_and_every_image_comes_once():
+    chunks = train._shuffle(100, steps=4, batch_size=32, seed=0, epoch=1)
+    assert [len(chunk) for chunk in chunks] == [25, 25, 25, 25]
+    assert sorted(np.concatenate(chunks)) == list(range(100))
+    other = train._shuffle(100, steps=4, batch_size=32, seed=0, epoch=2)
+    assert not np.array_equal(np.concatenate(chunks), np.concatenate(other))
