@@ -18,7 +18,9 @@ from helpers.config import Config
 from helpers.data import ImageSet, Splits, batches
 from helpers.evaluate import evaluate, predict
 from helpers.hardware import choose_device, choose_dtype, environment, keep_memory
+from helpers.optimizers import make_optimizer, make_scheduler
 from helpers.runs import Run, find_runs, open_run
+from helpers.wandb_log import start_tracking
 
 
 class TrainingDiverged(RuntimeError):
@@ -108,8 +110,8 @@ class _Training:
         self.train, self.val = splits.train, _limit(splits.val, config)
         self.dtype = choose_dtype(config, device)
         self.steps = config.steps_per_epoch or math.ceil(len(self.train) / config.batch_size)
-        self.optimizer = _make_optimizer(model, config, device)
-        self.scheduler = _make_scheduler(self.optimizer, config, self.steps)
+        self.optimizer = make_optimizer(model, config)
+        self.scheduler = make_scheduler(self.optimizer, config, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.history: list[dict] = []
         self.best = -math.inf
@@ -122,6 +124,7 @@ class _Training:
         config = self.config
         total = config.epochs * self.steps
         done = len(self.history) * self.steps
+        log, stop_tracking = start_tracking(self.run, config)
         bar = tqdm(total=total, initial=done, unit="step", leave=False, disable=None)
         with bar:
             while len(self.history) < config.epochs and not self._is_stale():
@@ -132,6 +135,8 @@ class _Training:
                 row |= self._train_epoch(epoch, bar)
                 row |= self._validate()
                 self._end_epoch(row)
+                log(row)
+        stop_tracking()
 
     def _train_epoch(self, epoch: int, bar) -> dict:
         """Run one epoch; nothing in the loop waits for a GPU except the bar, twice a second."""
@@ -291,33 +296,3 @@ def _limit(val: ImageSet, config: Config) -> ImageSet:
         return val
     rng = np.random.default_rng(_seed(config.seed, 0))
     return val.subset(np.sort(rng.permutation(len(val))[: config.val_steps * config.batch_size]))
-
-
-def _make_optimizer(model: nn.Module, config: Config, device: torch.device):
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, momentum=config.momentum, nesterov=config.nesterov, fused=True, **shared
-        )
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, momentum=config.momentum, foreach=True, **shared)
-    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return optimizer(parameters, fused=True, **shared)
-
-
-def _make_scheduler(optimizer, config: Config, steps: int):
-    """Make the learning-rate schedule: one-cycle and cosine step each batch, others each epoch."""
-    schedulers = torch.optim.lr_scheduler
-    total = config.epochs * steps
-    if config.schedule == "one_cycle":
-        return schedulers.OneCycleLR(optimizer, config.lr, total_steps=total)
-    if config.schedule == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, T_max=total)
-    if config.schedule == "step":
-        return schedulers.StepLR(optimizer, config.step_size, config.gamma)
-    if config.schedule == "plateau":
-        return schedulers.ReduceLROnPlateau(
-            optimizer, mode="max", factor=config.gamma, patience=config.plateau_patience
-        )
-    return None
