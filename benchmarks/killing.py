@@ -40,6 +40,7 @@ def start(config: Config) -> tuple[subprocess.Popen, Run]:
 
 
 def main() -> None:
+    """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     options = parser.parse_args()

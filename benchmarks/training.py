@@ -87,6 +87,7 @@ def run_alone(contender: str, folder: Path, epochs: int) -> dict:
 
 
 def main() -> None:
+    """Run all rounds, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="tiny_nature")
     parser.add_argument("--images", type=int, default=384)
