@@ -82,7 +82,7 @@ def frog_above(c: Canvas, rng: Random) -> None:
                 c.dot(tip[0] * side, tip[1], 0.055, skin)
             c.shape(mirror(limb(joints, widths), side), skin)
     stripe = limb([(0.12, -0.7), (0.3, 0), (0.12, 0.7)], [0.05, 0.08, 0.02])
-    stripes = [(mirror(stripe, side), belly) for side in SIDES if spots[:6] == spots]
+    stripes = [(mirror(stripe, side), belly) for side in SIDES if len(spots) < 6]
     half = [(0, -0.88), (0.24, -0.72), (0.42, -0.35), (0.46, 0.1), (0.3, 0.6), (0.1, 0.75)]
     c.shape(whole(half), skin, spots + stripes)
     for side in SIDES:

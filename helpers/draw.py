@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from helpers import creatures as c
 from helpers import garden as g
-from helpers.paint import DARK, WHITE, Canvas, Colour, curve, leaf, limb, mix, noise, pick
+from helpers.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
 
 View = tuple[Callable[[Canvas, Random], None], float]  # how to draw, largest turn (radians)
 
@@ -68,7 +68,7 @@ SPECIES = {  # invented; body colours vary within each, so colour alone does not
     ),
 }
 SETS = {
-    "tiny_nature": Drawn(NATURE, 96, {"train": 150, "test": 40}, (0.19, 0.42)),
+    "tiny_nature": Drawn(NATURE, 96, {"train": 120, "test": 40}, (0.23, 0.42)),
     "tiny_species": Drawn(
         {name: [(partial(g.bird_perched, **looks), 0.3)] for name, looks in SPECIES.items()},
         128,
@@ -109,10 +109,10 @@ def strew(canvas: Canvas, what: str, count: int, size: float) -> None:
         elif what == "leaves":
             tone = pick(rng, FOLIAGE)
             blade, vein = leaf(2.4, u(0.4, 0.8)), mix(tone, DARK, 0.45)
-            marks = [(blade[: len(blade) // 2], mix(tone, WHITE, 0.15))]
-            marks.append((limb([(0, 0), (0, -2.2)], [0.08, 0.04]), vein))
-            canvas.line([(0, 0.5), (0, 0)], 0.08, vein)
-            canvas.shape(blade, tone, marks, gloss=0.2, lift=0.5)
+            half = blade[: len(blade) // 2], mix(tone, WHITE, 0.15)
+            midrib = [(-0.05, 0.5), (0.05, 0.5), (0, -2.2)]
+            canvas.flat(midrib, vein)
+            canvas.shape(blade, tone, [half, (midrib, vein)], gloss=0.2, lift=0.5)
         elif what == "blades":
             canvas.pose(u(0, 1), u(0.1, 1.3), size * u(0.6, 1.2), u(-0.5, 0.5))
             tone = mix(greens, rng.choice([DARK, (214, 220, 120)]), u(0, 0.6))
@@ -140,9 +140,9 @@ def scenery(rng: Random, size: int, light: float, tint: Colour) -> Canvas:
     shades = low + (high - low) * np.linspace(0, 1, 256)[:, None]
     cloud.putpalette(np.rint(shades).astype(np.uint8).tobytes())
     small = Canvas(rng, cloud.convert("RGB"), light, tint)
-    counts = {"pebbles": 9, "leaves": 14, "blades": 60, "lights": 12}
+    counts = {"pebbles": 9, "leaves": 11, "blades": 60, "lights": 12}
     strew(small, thing, rng.randint(counts[thing] // 3, counts[thing]), 0.08)
-    soft = small.image.resize((size, size), Image.Resampling.BILINEAR)
+    soft = small.image.resize((size, size), Image.Resampling.NEAREST)
     ground = Canvas(rng, soft, light, tint)
     strew(ground, rng.choice(["pebbles", "leaves"]), rng.choice([0, 1, 3]), rng.uniform(0.1, 0.2))
     return ground
@@ -173,9 +173,9 @@ def draw_picture(dataset: str, name: str) -> Image.Image:
     side, light, tint = 3 * pixels, u(-0.85, -0.15) * math.pi, rng.choice(TINTS)
     picture = scenery(rng, side, light, tint)
     figure = Canvas(rng, Image.new("RGB", (side, side)), light, tint)
-    figure.pose(u(0.32, 0.68), u(0.32, 0.68), u(*sizes), u(-turn, turn), rng.choice((-1, 1)))
+    figure.pose(u(0.34, 0.66), u(0.34, 0.66), u(*sizes), u(-turn, turn), rng.choice((-1, 1)))
     view(figure, rng)
-    picture.put(figure, u(0.04, 0.14), camouflage=u(0, 0.3))
+    picture.put(figure, u(0.04, 0.14), camouflage=u(0, 0.25))
     strew(picture, rng.choice(["blades", "leaves"]), rng.choice([0, 0, 2, 5]), 0.08)
     return finish(picture, pixels)
 
@@ -187,7 +187,7 @@ def _write(dataset: str, folder: Path, name: str) -> None:
 def draw(dataset: str, folder: Path) -> None:
     """Draw an embedded data set into `folder`/{train,test}/CLASS/NNNN.jpg, in parallel.
 
-    `dataset` is "tiny_nature" (10 classes, 150 + 40 RGB images each, 96 x 96) or "tiny_species"
+    `dataset` is "tiny_nature" (10 classes, 120 + 40 RGB images each, 96 x 96) or "tiny_species"
     (6 classes, 20 + 30 images each, 128 x 128). An image's seed is its name, so every machine with
     the same Pillow gets the same bytes. The folder appears only when it is complete; one that
     holds train and test already is left as it is. Raises ValueError for another data set and

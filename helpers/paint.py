@@ -167,7 +167,7 @@ class Canvas:
         `grain` 0..1 are the strength of highlight and texture, `lift` of the shadow around it.
         """
         path = self.pixels(points)
-        step = np.roll(path, -1, 0) - path
+        step = np.diff(path, axis=0, append=path[:1])
         area = abs(np.sum(path[:, 0] * step[:, 1] - path[:, 1] * step[:, 0])) / 2
         depth = float(max(1.5, 2 * area / np.hypot(*step.T).sum()))  # the radius if it is a disc
         zoom = 4 if depth > 10 else 2
@@ -235,7 +235,8 @@ class Canvas:
 
         `camouflage` 0..1 blends the figure's colours with the mean colour of the picture.
         """
-        mean = self.image.reduce(self.size).resize(self.image.size)
+        mean = self.image.reduce(self.size).getpixel((0, 0))
+        mean = Image.new("RGB", self.image.size, mean)
         figure.image.paste(Image.blend(figure.image, mean, camouflage))
         small = figure.alpha.reduce(4).filter(ImageFilter.GaussianBlur(self.size * height / 9))
         dx, dy = (-figure.light * small.width * height).astype(int).tolist()
