@@ -46,7 +46,7 @@ class Config(BaseModel):
     resize: Literal["squash", "crop", "pad"] = "squash"  # how an oblong image becomes square
     val_fraction: float = Field(0.2, ge=0, le=0.9)  # of the training images, stratified; 0: none
     normalization: Literal["auto", "half", "imagenet", "none"] = "auto"  # auto: the weights' own
-    augment: list[str] = ["horizontal_flip", "random_crop=6"]  # in training: name or name=strength
+    augment: list[str] = ["horizontal_flip", "random_crop"]  # in training: name or name=strength
 
     # Model
     model: str = "five_blocks"
