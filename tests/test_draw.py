@@ -29,8 +29,8 @@ def species(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nature():
-    """Draw 40 training and 20 test images a class, in memory."""
-    sizes = {"train": 40, "test": 20}
+    """Draw 30 training and 20 test images a class, in memory."""
+    sizes = {"train": 30, "test": 20}
     return {
         split: [
             (kind, draw.draw_picture("tiny_nature", f"{split}/{kind}/{number:04}.jpg"))
@@ -106,8 +106,8 @@ def test_a_linear_model_on_pixels_stays_low(nature):
     for split, pictures in nature.items():
         y[split] = [kind for kind, _ in pictures]
         x[split] = np.stack([np.asarray(image.resize((32, 32))).ravel() for _, image in pictures])
-    model = linear_model.LogisticRegression(C=1e-4, max_iter=100).fit(x["train"] / 255, y["train"])
-    assert model.score(x["test"] / 255, y["test"]) < 0.4
+    model = linear_model.LogisticRegression(C=0.01, max_iter=100).fit(x["train"] / 255, y["train"])
+    assert model.score(x["test"] / 255, y["test"]) < 0.3  # chance is 0.1
 
 
 def test_colour_alone_does_not_tell_the_species_apart(species):
