@@ -1,0 +1,27 @@
+"""Tracking works without an account, asks nothing, and leaves no key behind."""
+
+import pytest
+from test_train import SMALL, fit, image_set
+
+from helpers.config import Config, ConfigError
+from helpers.data import Splits
+
+
+def test_a_finished_run_tracked_offline_leaves_no_key(tmp_path, monkeypatch):
+    """The key of whoever is logged in is in no file of the run's folder."""
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    config = Config(**{**SMALL, "epochs": 1}, runs_root=str(tmp_path), tracking="offline")
+    run = fit(Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2)), config)
+    written = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in written)
+    assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def test_online_without_a_key_stops_with_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    config = Config(**SMALL, runs_root=str(tmp_path), tracking="online")
+    with pytest.raises(ConfigError, match="wandb login"):
+        fit(Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2)), config)
