@@ -16,7 +16,7 @@ def start_tracking(run: Run, config: Config) -> tuple[Callable[[dict], None], Ca
         return lambda row: None, lambda: None
     import wandb  # noqa: PLC0415  (slow to import, and most runs do not track)
 
-    if config.tracking == "online" and not wandb.api.api_key:
+    if config.tracking == "online" and not wandb.login(prompt=False, verify=False):
         raise ConfigError(
             "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
             "or use tracking 'offline'"

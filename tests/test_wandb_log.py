@@ -7,6 +7,16 @@ from helpers.config import Config, ConfigError
 from helpers.data import Splits
 
 
+# First, since wandb remembers a key that it has seen once in a process.
+def test_online_without_a_key_stops_with_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    config = Config(**SMALL, runs_root=str(tmp_path), tracking="online")
+    with pytest.raises(ConfigError, match="wandb login"):
+        fit(Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2)), config)
+
+
 def test_a_finished_run_tracked_offline_leaves_no_key(tmp_path, monkeypatch):
     """The key of whoever is logged in is in no file of the run's folder."""
     secret = "0123456789abcdef0123456789abcdef01234567"
@@ -16,12 +26,3 @@ def test_a_finished_run_tracked_offline_leaves_no_key(tmp_path, monkeypatch):
     written = [path for path in run.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in written)
     assert not [path for path in written if secret.encode() in path.read_bytes()]
-
-
-def test_online_without_a_key_stops_with_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    config = Config(**SMALL, runs_root=str(tmp_path), tracking="online")
-    with pytest.raises(ConfigError, match="wandb login"):
-        fit(Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2)), config)
