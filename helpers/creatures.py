@@ -1,4 +1,4 @@
-"""Draw frogs, starfish, spiders, cats, snails and turtles; one function a view.
+"""Draw frogs, starfish, spiders, cats and turtles; one function a view.
 
 A figure fills about -1..1 (x to the right, y down) and looks to the left or at the viewer.
 """
@@ -236,35 +236,6 @@ def cat_portrait(c: Canvas, rng: Random) -> None:
     c.shape(chest, fur, _stripes(rings, [0.1, 0.02], stripe))
     c.shape(whole([(0.2, 0.35), (0.36, 0.8), (0.25, 1.5)]), pale, lift=0)
     _cat_head(c, rng, 0, -0.08, 0.74, colours)
-
-
-def snail(c: Canvas, rng: Random) -> None:
-    """Draw a crawling snail with a coiled shell."""
-    u = rng.uniform
-    shell = pick(rng, "#b8763a #d8b070 #8a5a3a #c8a04a #a86a5a #9a8a70 #d8c8a0 #7a6a8a #6a8a6a")
-    flesh = pick(rng, "#b8a078 #8a7a68 #6a6258 #c8b090 #a8a080")
-    band, raised = mix(shell, rng.choice([DARK, WHITE]), u(0.35, 0.65)), u(-0.25, 0.2)
-    for x in (-0.12, 0.08):
-        tip = (-0.92 + 1.6 * x + u(-0.08, 0.08), -0.32 + raised + u(-0.1, 0.1))
-        c.shape(limb([(-0.82 + x * 0.5, 0.2 + raised), tip], [0.09, 0.06]), flesh, lift=0.2)
-        c.shape(ellipse(*tip, 0.075, 0.075), flesh)
-        c.dot(tip[0] - 0.02, tip[1] - 0.01, 0.04, DARK)
-    body = [(-0.84, 0.25 + raised), (-0.72, 0.55), (-0.3, 0.68), (0.5, 0.72), (1.1, 0.8)]
-    sole = (limb([(-1, 0.84), (1.2, 0.86)], [0.12, 0.1]), mix(flesh, DARK, 0.35))
-    c.shape(limb(body, [0.28, 0.34, 0.32, 0.26, 0.05]), flesh, [sole], grain=0.35)
-    c.line([(-0.98, 0.36 + raised), (-0.86, 0.4 + raised)], 0.03, mix(flesh, DARK, 0.6))
-    r, turns = u(0.5, 0.66), u(2.2, 3.2)
-    x, y, t = 0.16 + u(-0.08, 0.08), 0.66 - r, np.linspace(0, 1, 36)
-    angle, radius = 0.9 - 2 * PI * turns * t, r * 1.03 * (1 - t) ** 0.85
-    spiral = np.stack([np.cos(angle), np.sin(angle)], 1)
-    seam = (x, y) + spiral * radius[:, None]
-    marks = [(limb(seam, 0.07 * (1 - 0.7 * t)), mix(shell, DARK, 0.6))]
-    if rng.random() < 0.6:
-        middle = seam - spiral * 0.45 * r / turns
-        marks.insert(0, (limb(middle, 0.3 * r / turns * (1 - 0.8 * t)), band))
-    lip = [(x - 0.5, y + 0.2), (x - 0.62, y + 0.52), (x - 0.3, y + 0.62), (x + 0.1, y + 0.55)]
-    c.shape(curve(lip), mix(shell, DARK, 0.2))
-    c.shape(ellipse(x, y, r, r * 0.96), shell, marks, gloss=0.7, grain=0.2)
 
 
 def _turtle_colours(rng: Random) -> tuple[Colour, Colour, Colour, Colour]:

@@ -42,7 +42,7 @@ NATURE: dict[str, list[View]] = {  # after the ten taxa of iNaturalist-12K
     "mushroom": [(g.mushrooms, 0.4)],
     "butterfly": [(g.butterfly_open, math.pi), (g.butterfly_closed, 0.6)],
     "cat": [(c.cat_sitting, 0.4), (c.cat_lying, 0.4), (c.cat_portrait, 0.5)],
-    "snail": [(c.snail, 0.6)],
+    "snail": [(g.snail, 0.6)],
     "flower": [(g.flower_side, 0.6), (g.flower_above, math.pi)],
     "turtle": [(c.turtle_above, math.pi), (c.turtle_side, 0.5)],
 }
