@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from helpers.guided import Neuron, feature_maps, spatial_layers
+from helpers.models import FiveBlocks
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Excitations:
         """Choose live channels that respond to different images, in ascending order.
 
         Farthest-point sampling (Gonzalez 1985): from a random live channel on, always the one
-        whose responses to all images correlate least with those of any channel chosen before.
+        whose responses to all images correlate least with those of any channel chosen before,
+        among channels that another image excites most as long as there are any.
         Fewer than `count` where fewer live; ValueError where none does.
         """
         live = np.setdiff1d(np.arange(self.values.shape[1]), self.dead)
@@ -50,9 +52,11 @@ class Excitations:
         profiles = self.values[:, live].double().cpu()
         profiles = F.normalize(profiles - profiles.mean(0), dim=0)
         correlation = profiles.T @ profiles
+        favourite = self.values[:, live].argmax(0).cpu()
         chosen = [0]
         while len(chosen) < min(count, len(live)):
             nearest = correlation[chosen].amax(0)
+            nearest[torch.isin(favourite, favourite[chosen])] += 2  # correlations end at 1
             nearest[chosen] = math.inf
             chosen.append(nearest.argmin().item())
         return sorted(live[chosen].tolist())
@@ -73,9 +77,14 @@ def excitations(
     return Excitations(layer, torch.cat(values), place // size[1], place % size[1], size)
 
 
-def stages(model: nn.Module, images: torch.Tensor) -> list[str]:
-    """Return the last layer at each resolution on the way down: the ends of a network's blocks."""
+def stages(model: nn.Module, images: torch.Tensor, least: int = 1) -> list[str]:
+    """Return the five blocks, or in another network the last layer at each resolution.
+
+    Only those whose maps have at least `least` rows and columns.
+    """
     shapes = spatial_layers(model, images)
+    if isinstance(model, FiveBlocks):
+        return [name for i in range(5) if min(shapes[name := f"blocks.{i}"][1:]) >= least]
     last = {}
     for name, (_, *size) in shapes.items():
         inner = [shape[1:] for other, shape in shapes.items() if other.startswith(name + ".")]
@@ -83,7 +92,7 @@ def stages(model: nn.Module, images: torch.Tensor) -> list[str]:
         if name and not adaptive and all(list(shape) == size for shape in inner):
             last.pop(tuple(size), None)
             last[tuple(size)] = name
-    sizes = list(last)
+    sizes = [size for size in last if min(size) >= least]
     return [last[s] for i, s in enumerate(sizes) if all(s > later for later in sizes[i + 1 :])]
 
 

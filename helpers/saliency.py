@@ -70,7 +70,8 @@ def explain(
     with prepared(model, images) as images:
         targets = targets.to(images.device)
         return {
-            name: functions[name](images.clone()).detach().abs().sum(1).cpu() for name in methods
+            name: functions[name](images.clone().requires_grad_()).detach().abs().sum(1).cpu()
+            for name in methods
         }
 
 
@@ -118,18 +119,25 @@ def edges(images: torch.Tensor) -> torch.Tensor:
 def randomised(model: nn.Module, seed: int, steps: int = 8) -> Iterator[tuple[str, nn.Module]]:
     """Yield copies whose weights are random from the output down to a named layer, and on.
 
-    The cascade of Adebayo et al. 2018 (1810.03292), in at most `steps` steps; the last copy has no
-    trained weight left. A layer is randomised by its own `reset_parameters`.
+    The cascade of Adebayo et al. 2018 (1810.03292), in at most `steps` steps. A layer is randomised
+    by its own `reset_parameters`; in the last copy all are that have one (a transformer's class
+    token, for one, has none).
     """
     model = copy.deepcopy(model)
-    names = [name for name, m in model.named_modules() if hasattr(m, "reset_parameters")]
-    stops = np.linspace(0, len(names), min(steps, len(names)) + 1).round().astype(int)
+    groups: list[list[str]] = [[]]  # a layer with a weight matrix, after the norms behind it
+    for name, module in reversed(list(model.named_modules())):
+        if hasattr(module, "reset_parameters"):
+            groups[-1].append(name)
+            if getattr(module, "weight", None) is not None and module.weight.dim() > 1:
+                groups.append([])
+    groups = [group for group in groups if group]
+    stops = np.linspace(0, len(groups), min(steps, len(groups)) + 1).round().astype(int)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start, stop in zip(stops[:-1], stops[1:], strict=True):
-            for name in names[::-1][start:stop]:
+            for name in sum(groups[start:stop], []):
                 model.get_submodule(name).reset_parameters()
-            yield names[::-1][stop - 1], copy.deepcopy(model)
+            yield groups[stop - 1][-1], copy.deepcopy(model)
 
 
 def sanity_check(

@@ -13,7 +13,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 
 from helpers.figures import GRAY, ORANGE, RED, TEAL, WHITE_TO_TEAL
 from helpers.guided import guided_backprop
@@ -60,12 +59,16 @@ def draw_filters(weights: torch.Tensor, layer: str, common_scale: bool = True) -
     largest = weights.abs().amax(None if common_scale else (1, 2, 3), keepdim=not common_scale)
     pictures = (0.5 + weights / (2 * largest.clamp(min=1e-12))).permute(0, 2, 3, 1).numpy()
     scale = f"one scale, ±{largest.max():.2g}" if common_scale else "each on its own scale"
-    figure = Figure(figsize=(4.6, _height(count, 4.6)), layout="constrained")
+    factor = max(1, 24 // width)  # or the gap would be as wide as a third of a filter
+    pictures = pictures.repeat(factor, 1).repeat(factor, 2)
+    figure = Figure(figsize=(4.8, _height(count, 4.6)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(mosaic(pictures, 1.0), interpolation="nearest")
-    _number(axes, count, height, width)
+    _number(axes, count, *pictures.shape[1:3])
     _title(
-        figure, f"The {count} filters of {layer}", f"{height} × {width} pixels; grey is 0, {scale}"
+        figure,
+        f"The {count} filters of {layer}",
+        f"{height} × {width} pixels; grey is 0, {scale}. Row plus column is the channel.",
     )
     return figure
 
@@ -76,7 +79,7 @@ def draw_feature_maps(image: torch.Tensor, maps: torch.Tensor, layer: str) -> Fi
     White is 0; where the layer has negative values, they are orange.
     """
     count, height, width = maps.shape
-    figure = Figure(figsize=(8.6, _height(count, 6.0)), layout="constrained")
+    figure = Figure(figsize=(9, _height(count, 5.6)), layout="constrained")
     left, axes = figure.subplots(1, 2, width_ratios=(1, 3))
     _show(left, image, "the image")
     most = maps.abs().max().item() or 1.0
@@ -84,9 +87,14 @@ def draw_feature_maps(image: torch.Tensor, maps: torch.Tensor, layer: str) -> Fi
     least, colors = (-most, SIGNED) if signed else (0, WHITE_TO_TEAL)
     shown = axes.imshow(mosaic(maps.cpu().numpy()), colors, vmin=least, vmax=most)
     _number(axes, count, height, width)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.02, label="output, one scale for all")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.02)
     bar.outline.set_visible(False)
-    _title(figure, f"The {count} outputs of {layer}", f"for this image, {height} × {width} each")
+    bar.ax.tick_params(labelsize=8)
+    _title(
+        figure,
+        f"The {count} outputs of {layer}",
+        f"{height} × {width} values each, one scale for all. Row plus column is the channel.",
+    )
     return figure
 
 
@@ -97,7 +105,8 @@ def draw_strongest_maps(
 
     One scale a layer, from 0 (white) to the layer's largest value, which its title states.
     """
-    figure = Figure(figsize=(1.25 * (most + 2), 1.5 * len(maps)), layout="constrained")
+    figure = Figure(figsize=(1.15 * (most + 2), 1.45 * len(maps) + 0.8), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.12)
     grid = figure.add_gridspec(len(maps), most + 2)
     _show(figure.add_subplot(grid[: min(2, len(maps)), :2]), image, "the image")
     for row, (layer, all_maps) in enumerate(maps.items()):
@@ -105,34 +114,33 @@ def draw_strongest_maps(
         largest = max(all_maps.max().item(), 1e-12)
         for column, channel in enumerate(order):
             axes = figure.add_subplot(grid[row, column + 2])
-            axes.imshow(all_maps[channel].cpu(), INK, vmin=0, vmax=largest)
+            axes.imshow(all_maps[channel].cpu().numpy(), INK, vmin=0, vmax=largest)
             _frame(axes)
             axes.set_xlabel(f"{channel}", fontsize=7, color=GRAY, labelpad=2)
             if column == 0:
                 count, height, width = all_maps.shape
                 text = f"{layer}: {count} maps, {height} × {width}, white 0 to dark {largest:.2g}"
-                axes.set_title(text, loc="left", fontsize=8.5)
-    _title(figure, "The strongest feature maps of every block", "channel below each")
+                axes.set_title(text, loc="left", fontsize=8.5).set_in_layout(False)
+    _title(
+        figure,
+        "The strongest feature maps of every block",
+        "One scale a block. The number below a map is its channel; negative values are white.",
+    )
     return figure
 
 
 def draw_exciting_images(
     images: torch.Tensor, excited: Excitations, channels: list[int], most: int = 8
 ) -> Figure:
-    """Draw the images that excite each channel most; a ring marks where, a number how much."""
+    """Draw the images that excite each channel most, a row a channel, strongest first."""
     most = min(most, len(images))
     figure = Figure(figsize=(1.15 * most + 0.6, 1.32 * len(channels) + 0.5), layout="constrained")
     grid = figure.subplots(len(channels), most, squeeze=False)
-    side = images.shape[2] / excited.size[0], images.shape[3] / excited.size[1]
     for row, channel in zip(grid, channels, strict=True):
         best = excited.values[:, channel].topk(most)
         for axes, value, index in zip(row, best.values, best.indices, strict=True):
             _show(axes, images[index])
             axes.set_xlabel(f"{value:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
-            place = excited.columns[index, channel] + 0.5, excited.rows[index, channel] + 0.5
-            center = place[0].item() * side[1] - 0.5, place[1].item() * side[0] - 0.5
-            axes.add_patch(Circle(center, images.shape[2] / 14, fill=False, color="white", lw=2.6))
-            axes.add_patch(Circle(center, images.shape[2] / 14, fill=False, color=RED, lw=1.3))
         row[0].set_ylabel(f"channel {channel}", fontsize=8.5)
     _title(
         figure, f"The images that excite {excited.layer} most", "strongest first, response below"
@@ -168,8 +176,7 @@ def draw_guided(
         _show(right, (0.5 + gradient / (2 * largest)).clamp(0, 1))
         left.set_title(names[i], loc="left", fontsize=8, pad=3)
         right.set_xlabel(f"Gini {concentration[i]:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
-    _title(figure, "Guided gradients", "each neuron beside the image that excites it most")
-    _caption(figure, f"{caption} Grey is 0, each gradient on its own scale.", shape[0])
+    _title(figure, "Guided gradients", f"{caption} Grey is 0, each gradient on its own scale.")
     return figure
 
 
@@ -188,8 +195,11 @@ def draw_comparison(
         for axes, picture, value in zip(grid[:, column], found, gini(found), strict=True):
             _heat(axes, picture)
             axes.set_xlabel(f"Gini {value:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
-    _title(figure, "Five answers to one question", "which pixels speak for the predicted class?")
-    _caption(figure, "White is 0, each picture on its own scale (99.5 % quantile).", shape[0])
+    _title(
+        figure,
+        "Which pixels speak for the predicted class?",
+        "White is 0, each picture on its own scale, dark from its 99.5 % quantile on.",
+    )
     return figure
 
 
@@ -226,14 +236,26 @@ def draw_sanity_check(
     curve.spines[["top", "right"]].set_visible(False)
     curve.set_ylabel("rank correlation\nwith trained", fontsize=8.5)
     curve.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
-    _title(figure, "Does the picture depend on what was learned?", "random from the output down to")
+    _title(
+        figure,
+        "Does the picture depend on what was learned?",
+        "From left to right the weights are made random from the output down to the layer named. "
+        f"Curves: mean over {len(edges)} images; pictures: the first, each on its own scale.",
+    )
     return figure
 
 
 def mean_similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) -> list[float]:
-    """Return the mean rank correlation of each step's maps with the trained network's."""
+    """Return the mean rank correlation of each step's maps with the trained network's.
+
+    A flat map has none and is left out; NaN where half of the maps are flat.
+    """
     trained = steps["trained"][method]
-    return [float(np.nanmean(similarity(trained, maps[method]))) for maps in steps.values()]
+    pairs = [similarity(trained, maps[method]) for maps in steps.values()]
+    return [
+        float(np.nanmean(values)) if np.isfinite(values).mean() > 0.5 else math.nan
+        for values in pairs
+    ]
 
 
 def _height(count: int, width: float) -> float:
@@ -250,7 +272,7 @@ def _show(axes: Axes, image: torch.Tensor, title: str | None = None) -> None:
 
 def _heat(axes: Axes, picture: torch.Tensor, title: str | None = None) -> None:
     largest = picture.flatten().float().quantile(0.995).item()
-    axes.imshow(picture, INK, vmin=0, vmax=max(largest, 1e-12))
+    axes.imshow(picture.cpu().numpy(), INK, vmin=0, vmax=max(largest, 1e-12))
     _frame(axes)
     if title:
         axes.set_title(title, fontsize=7.5)
@@ -275,12 +297,10 @@ def _number(axes: Axes, count: int, height: int, width: int) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _title(figure: Figure, title: str, detail: str) -> None:
-    figure.suptitle(f"$\\bf{{{title.replace(' ', '~')}}}$\n{detail}", fontsize=10)
-
-
-def _caption(figure: Figure, text: str, width: float) -> None:
-    figure.supxlabel(textwrap.fill(text, int(width * 15)), fontsize=8, color=GRAY)
+def _title(figure: Figure, title: str, caption: str) -> None:
+    figure.suptitle(title, weight="bold", fontsize=11)
+    width = int(figure.get_figwidth() * 14)
+    figure.supxlabel(textwrap.fill(caption, width), fontsize=8.5, color=GRAY)
 
 
 def _wrapped(name: str) -> str:

@@ -1,0 +1,266 @@
+"""What is looked at, how pictures are measured, and that figures show what they are given."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from helpers import models, saliency, visualize
+from helpers.config import Config
+from helpers.guided import describe_rule, feature_maps
+from helpers.neurons import Excitations, excitations, first_filters, stages
+from helpers.saliency import METHODS, explain, gini, guided_logit, randomised, similarity
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = Config(image_size=64, filters=[16, 12, 8, 8, 12], dense=16)
+    return models.build(config, 5).eval()
+
+
+def excited(values):
+    values = torch.tensor(values, dtype=torch.float32)
+    return Excitations("layer", values, values.long() * 0, values.long() * 0, (2, 2))
+
+
+def test_excitations_are_the_maxima_of_the_feature_maps(model):
+    images = torch.randn(7, 3, 64, 64)
+    found = excitations(model, images, "blocks.2", batch_size=3)
+    maps = feature_maps(model, images, "blocks.2")
+    torch.testing.assert_close(found.values, maps.amax((2, 3)))
+    for image, channel in [(0, 0), (6, 7)]:
+        row, column = found.rows[image, channel], found.columns[image, channel]
+        assert maps[image, channel, row, column] == maps[image, channel].max()
+    (channel, row, column), image = found.neuron(3)
+    assert maps[image, channel, row, column] == maps[:, 3].max()
+
+
+def test_dead_channels_are_reported_and_never_chosen():
+    found = excited([[0.0, 1.0, 0.0, 2.0], [0.0, 0.0, -1.0, 0.5]])
+    assert found.dead == [0, 2]
+    assert found.choose(10) == [1, 3]
+
+
+def test_no_live_channel_is_said_plainly():
+    with pytest.raises(ValueError, match="no image brings any channel of layer 'layer' above 0"):
+        excited([[0.0, 0.0]]).choose()
+
+
+def test_choice_is_diverse_and_seeded():
+    # Two families of channels: 0 to 4 respond to image 0, 5 to 9 to image 1.
+    values = np.zeros((4, 10))
+    values[0, :5], values[1, 5:] = np.arange(1, 6), np.arange(1, 6)
+    found = excited(values)
+    for seed in range(5):
+        first, second = found.choose(2, seed)
+        assert first < 5 <= second
+        assert found.choose(2, seed) == [first, second]
+    assert len({tuple(found.choose(2, seed)) for seed in range(9)}) > 1
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_stages_are_the_ends_of_the_five_blocks(activation):
+    config = Config(image_size=64, filters=4, activation=activation)
+    found = stages(models.build(config, 3), torch.randn(1, 3, 64, 64))
+    assert found == [f"blocks.{i}" for i in range(5)]
+
+
+def test_stages_of_a_residual_network():
+    found = stages(models.build(Config(model="resnet18"), 3), torch.randn(1, 3, 64, 64))
+    assert found == ["relu", "layer1", "layer2", "layer3", "layer4"]
+
+
+def test_first_filters():
+    name, weights = first_filters(models.build(Config(model="resnet18"), 3))
+    assert name == "conv1" and weights.shape == (64, 3, 7, 7)
+    with pytest.raises(ValueError, match="no convolution with three input channels"):
+        first_filters(nn.Linear(3, 3))
+
+
+def test_gini():
+    one_pixel = torch.zeros(10, 10)
+    one_pixel[3, 4] = -2.0
+    assert gini(torch.ones(5, 5)) == pytest.approx(0)
+    assert gini(one_pixel) == pytest.approx(1 - 1 / 100)
+    assert gini(torch.tensor([[1.0, 3.0]])) == pytest.approx(
+        0.25
+    )  # half the mean difference / mean
+    assert gini(torch.zeros(2, 2)).isnan()
+    maps = torch.rand(3, 6, 7)
+    torch.testing.assert_close(gini(maps * 5), gini(maps))
+
+
+def test_similarity_is_a_rank_correlation():
+    maps = torch.rand(2, 8, 8)
+    assert similarity(maps, maps**3) == pytest.approx([1, 1])
+    assert similarity(maps, -maps) == pytest.approx([-1, -1])
+    assert np.isnan(similarity(maps, torch.zeros(2, 8, 8))).all()
+
+
+def test_edges_of_a_step():
+    image = torch.zeros(1, 3, 8, 8)
+    image[..., 4:] = 1
+    found = saliency.edges(image)[0]
+    assert (found[:, [3, 4]] == 4).all() and found.sum() == 4 * 2 * 8
+
+
+class Linear(nn.Module):
+    """A network whose every attribution is known: logit c is weight c times the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1, bias=False)
+        self.conv.weight.data = torch.eye(3)[:, :, None, None]
+        self.weight = nn.Parameter(torch.randn(2, 3, 16, 16))
+
+    def forward(self, images):
+        return torch.einsum("nchw,kchw->nk", self.conv(images), self.weight)
+
+
+def test_methods_on_a_linear_network():
+    model, images = Linear(), torch.randn(2, 3, 16, 16)
+    targets = torch.tensor([1, 0])
+    weights = model.weight.detach()[targets]
+    found = explain(model, images, targets, "conv")
+    assert tuple(found) == METHODS
+    torch.testing.assert_close(found["gradient"], weights.abs().sum(1))
+    torch.testing.assert_close(found["guided backprop"], weights.abs().sum(1))
+    torch.testing.assert_close(found["integrated gradients"], (weights * images).abs().sum(1))
+    cam = (weights.mean((2, 3), keepdim=True) * images).sum(1).relu()
+    torch.testing.assert_close(found["Grad-CAM"], cam)
+    # Occlusion: each 2x2 window with stride 1 takes its contribution away; here the top left one.
+    contribution = (weights * images).sum(1)
+    torch.testing.assert_close(
+        found["occlusion"][:, 0, 0], contribution[:, :2, :2].sum((1, 2)).relu() * 3
+    )
+
+
+def test_guided_logit_is_captums(model):
+    from captum.attr import GuidedBackprop
+
+    images, targets = torch.randn(2, 3, 64, 64), torch.tensor([1, 4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = GuidedBackprop(model).attribute(images.clone(), targets)
+    torch.testing.assert_close(guided_logit(model, images, targets), expected)
+
+
+def test_missing_captum_is_said_plainly(model, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "captum", None)
+    with pytest.raises(ImportError, match="pip install captum"):
+        explain(model, torch.randn(1, 3, 64, 64), torch.tensor([0]), "blocks.4")
+
+
+def test_cascade_randomises_from_the_output_down(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    names, changed = [], []
+    for name, copied in randomised(model, seed=0, steps=4):
+        names.append(name)
+        state = copied.state_dict()
+        changed.append(
+            {
+                n
+                for n in before
+                if n.endswith("conv.weight") and not torch.equal(state[n], before[n])
+            }
+        )
+    assert names[-1] == "blocks.0.conv" and len(names) == 4
+    assert all(name.startswith(("head", "blocks")) and "norm" not in name for name in names)
+    assert all(a <= b for a, b in zip(changed, changed[1:], strict=False))
+    assert "blocks.0.conv.weight" not in changed[-2] and len(changed[-1]) == 5
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_sanity_check_starts_with_the_trained_network(model):
+    images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    steps = saliency.sanity_check(model, images, targets, "blocks.4")
+    assert next(iter(steps)) == "trained"
+    means = visualize.mean_similarities(steps, "gradient")
+    assert means[0] == pytest.approx(1) and max(means[1:]) < 0.999
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(64, (8, 8)), (32, (4, 8)), (48, (6, 8)), (96, (8, 12)), (1, (1, 1)),
+                         (512, (16, 32)), (37, (6, 7)), (7, (3, 3)), (14, (4, 4))]
+)  # fmt: skip
+def test_grid_is_the_nearest_rectangle(count, shape):
+    assert visualize.grid_shape(count) == shape
+
+
+def test_mosaic_places_maps_in_reading_order():
+    maps = np.arange(6)[:, None, None] * np.ones((6, 3, 3))
+    found = visualize.mosaic(maps)
+    assert found.shape == (2 * 4 - 1, 3 * 4 - 1)
+    assert found[0, 0] == 0 and found[0, 8] == 2 and found[6, 10] == 5
+    assert np.isnan(found[3]).all()
+
+
+def texts(figure):
+    figure.canvas.draw()
+    found = [figure._suptitle.get_text() if figure._suptitle else ""]
+    found += [figure._supxlabel.get_text() if figure._supxlabel else ""]
+    for axes in figure.axes:
+        found += [axes.get_xlabel(), axes.get_ylabel()]
+        found += [axes.get_title(loc) for loc in ("left", "center", "right")]
+    return " | ".join(found)
+
+
+def test_figures(model):
+    pixels = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8)
+    images = pixels / 255 - 0.5
+    name, weights = first_filters(model)
+    last = stages(model, images)[-1]
+    found = excitations(model, images, last)
+    channels = found.choose(10)
+    neurons, shown = zip(*map(found.neuron, channels), strict=True)
+    shown = list(shown)
+    gradients = visualize.guided_backprop(model, images[shown], last, list(neurons))
+    caption = describe_rule(model, images, last)
+    maps = explain(model, images[:2], torch.tensor([0, 1]), last)
+    steps = saliency.sanity_check(model, images[:2], torch.tensor([0, 1]), last)
+    first_maps = feature_maps(model, images[:1], name)[0]
+    figures = {
+        "16 filters": visualize.draw_filters(weights, name),
+        "own scale": visualize.draw_filters(weights, name, common_scale=False),
+        "16 outputs": visualize.draw_feature_maps(pixels[0], first_maps, name),
+        "blocks.4: 12 maps, 2 × 2": visualize.draw_strongest_maps(
+            pixels[0], {s: feature_maps(model, images[:1], s)[0] for s in stages(model, images)}
+        ),
+        f"channel {channels[0]}": visualize.draw_exciting_images(pixels, found, channels),
+        "5 ReLU": visualize.draw_guided(
+            pixels[shown], gradients, [f"{c}" for c in channels], caption
+        ),
+        f"Gini {gini(gradients.abs().sum(1))[0]:.2f}": visualize.draw_guided(
+            pixels[shown], gradients, [f"{c}" for c in channels], caption, rows=10
+        ),
+        "integrated gradients": visualize.draw_comparison(pixels[:2], maps, ["a", "b"]),
+        "rank correlation": visualize.draw_sanity_check(
+            pixels[0], steps, saliency.edges(images[:2])
+        ),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that is missing, a layout that does not fit
+        for expected, figure in figures.items():
+            assert isinstance(figure, Figure)
+            assert expected in texts(figure)
+
+
+def test_ten_by_one_has_ten_rows():
+    pixels = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
+    figure = visualize.draw_guided(
+        pixels, torch.randn(10, 3, 8, 8), list("abcdefghij"), "", rows=10
+    )
+    assert figure.axes[0].get_gridspec().get_geometry() == (10, 2)
+    figure = visualize.draw_guided(pixels, torch.randn(10, 3, 8, 8), list("abcdefghij"), "", rows=2)
+    assert figure.axes[0].get_gridspec().get_geometry() == (2, 10)
