@@ -47,33 +47,36 @@ NATURE: dict[str, list[View]] = {  # after the ten taxa of iNaturalist-12K
     "turtle": [(c.turtle_above, math.pi), (c.turtle_side, 0.5)],
 }
 RED, BLUE, GOLD = (200, 52, 40), (58, 108, 190), (226, 178, 52)
-SPECIES = {  # invented; body colours vary within each, so colour alone does not tell them apart
-    "red_crested_longbill": dict(
-        beak="long", crest="point", bars=0, tail="short", mask=False, crown=RED
-    ),
-    "red_capped_forktail": dict(
-        beak="thin", crest="none", bars=2, tail="fork", mask=False, crown=RED
-    ),
-    "blue_fan_grosbeak": dict(
-        beak="cone", crest="fan", bars=1, tail="short", mask=False, crown=BLUE
-    ),
-    "blue_capped_hookbill": dict(
-        beak="hook", crest="none", bars=0, tail="long", mask=True, crown=BLUE
-    ),
-    "golden_fan_longbill": dict(
-        beak="long", crest="fan", bars=2, tail="long", mask=False, crown=GOLD
-    ),
-    "golden_crested_finch": dict(
-        beak="cone", crest="point", bars=1, tail="fork", mask=True, crown=GOLD
-    ),
+PLUMES = {  # two species each, so colour alone does not tell them apart
+    "red_crested": dict(crest="point", crown=RED),
+    "blue_fan": dict(crest="fan", crown=BLUE),
+    "golden_capped": dict(crest="none", crown=GOLD),
 }
+SPECIES = {  # invented
+    "red_crested_longbill": dict(beak="long", bars=0, tail="short", mask=False),
+    "red_crested_grosbeak": dict(beak="cone", bars=2, tail="short", mask=False),
+    "blue_fan_longbill": dict(beak="long", bars=2, tail="long", mask=False),
+    "blue_fan_hookbill": dict(beak="hook", bars=0, tail="long", mask=False),
+    "golden_capped_forktail": dict(beak="thin", bars=1, tail="fork", mask=True),
+    "golden_capped_finch": dict(beak="cone", bars=1, tail="short", mask=True),
+}
+
+
+def _bird_views(name: str) -> list[View]:
+    """List the adult twice and once the young bird, whose crown is as dull as its back."""
+    plume, looks = PLUMES[name.rpartition("_")[0]], SPECIES[name]
+    adult = partial(g.bird_perched, **plume, **looks)
+    young = partial(g.bird_perched, crest=plume["crest"], **looks)
+    return [(adult, 0.4), (adult, 0.4), (young, 0.4)]
+
+
 SETS = {
     "tiny_nature": Drawn(NATURE, 96, {"train": 120, "test": 40}, (0.23, 0.42)),
     "tiny_species": Drawn(
-        {name: [(partial(g.bird_perched, **looks), 0.3)] for name, looks in SPECIES.items()},
+        {name: _bird_views(name) for name in SPECIES},
         128,
         {"train": 20, "test": 30},
-        (0.26, 0.4),
+        (0.24, 0.4),
     ),
 }
 TINTS = [WHITE, (255, 240, 214), (236, 244, 255), (255, 232, 200)]  # of sunlight

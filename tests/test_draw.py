@@ -72,7 +72,7 @@ def test_all_images_differ_so_training_and_test_are_disjoint(species):
 
 
 def test_bytes_depend_on_the_name_alone(species):
-    path = "test/blue_fan_grosbeak/0012.jpg"  # drawn above in another process
+    path = "test/blue_fan_hookbill/0012.jpg"  # drawn above in another process
     for seed in (1, 2):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
