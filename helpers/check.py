@@ -41,7 +41,8 @@ FINDINGS = {  # what a report looks for
     "labels disagree": "the same or nearly the same picture in two classes",
 }
 TINY, HUGE_PIXELS, HUGE_BYTES = 32, 25e6, 25e6
-NEAR = 0.997  # correlation of two pictures at 32 x 32; unlike pictures of one kind reach .99
+SIDE = 16  # pixels of the small gray pictures that are compared
+NEAR = 0.997  # correlation of two of them; unlike pictures of one kind reach .99
 FLAT = 2  # gray levels; pictures with a lower deviation are all alike
 THUMBNAIL = 96
 
@@ -81,7 +82,7 @@ class Report:
         tile = float(np.clip(12 / columns, 0.78, 1.4))  # inches
         heights = [rows * tile * 1.35, 2.6]
         figure, (grid, bars) = plt.subplots(
-            2, 1, figsize=(max(6, columns * tile), sum(heights) + 0.4), layout="constrained",
+            2, 1, figsize=(max(6, columns * tile), sum(heights) + 1.6), layout="constrained",
             height_ratios=heights,
         )  # fmt: skip
         plt.close(figure)  # shown by whoever asked for it, once
@@ -96,7 +97,7 @@ def check(dataset: str, data_root: str = "") -> Report:
     """Decode every file of a data set and report what could spoil a training run.
 
     `dataset` and `data_root` as in `helpers.sources.find`. Bad files are listed, never raised.
-    Near-identical: the correlation of two pictures, reduced to 32 x 32 gray levels, is above .997.
+    Near-identical: the correlation of two pictures, reduced to 16 x 16 gray levels, is above .997.
     """
     source = sources.find(dataset, data_root)
     splits = {"train": source.train, "val": source.val, "test": source.test}
@@ -150,7 +151,7 @@ class _Look:
 
     notes: dict[str, str] = field(default_factory=dict)  # a key of FINDINGS: detail
     digest: bytes = b""  # of the file
-    gray: np.ndarray | None = None  # (32, 32)
+    gray: np.ndarray | None = None  # (SIDE, SIDE)
 
 
 def _look(path: Path) -> _Look:
@@ -168,9 +169,9 @@ def _look(path: Path) -> _Look:
     except UnidentifiedImageError:
         return _Look({"not an image": "not an image by its content"})
     except Exception as error:  # Pillow raises a dozen kinds for broken files
-        kind = "truncated" if "truncated" in str(error) else "unreadable"
+        kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
         return _Look({kind: str(error).partition("\n")[0] or type(error).__name__})
-    small = np.asarray(color.resize((32, 32), Image.Resampling.BOX))
+    small = np.asarray(color.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     if mode in ("1", "L", "LA", "F") or mode.startswith("I") or np.ptp(small, axis=2).max() <= 2:
         look.notes["grayscale"] = f"mode {mode}"
     if orientation not in (0, 1):
@@ -206,7 +207,7 @@ def _find_duplicates(looks: list[_Look]) -> list[tuple[str, list[int]]]:
     gray = np.stack([look.gray for look in looks]).reshape(len(looks), -1)
     gray -= gray.mean(1, keepdims=True)
     length = np.linalg.norm(gray, axis=1, keepdims=True)
-    gray = np.where(length > FLAT * 32, gray / np.maximum(length, 1e-9), 0)
+    gray = np.where(length > FLAT * SIDE, gray / np.maximum(length, 1e-9), 0)
     rows, columns = [], []
     for start in range(0, len(gray), 1024):
         row, column = np.nonzero(gray[start : start + 1024] @ gray[start:].T > NEAR)
