@@ -4,6 +4,7 @@ Every method explains one logit of each image and gives maps (N, H, W) that are 
 """
 
 import copy
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -153,3 +154,16 @@ def sanity_check(
     for name, copied in randomised(model, seed):
         steps[name] = explain(copied, images, targets, layer, methods)
     return steps
+
+
+def mean_similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) -> list[float]:
+    """Return the mean rank correlation of each step's maps with the trained network's.
+
+    A flat map has none and is left out; NaN where half of the maps are flat.
+    """
+    trained = steps["trained"][method]
+    pairs = [similarity(trained, maps[method]) for maps in steps.values()]
+    return [
+        float(np.nanmean(values)) if np.isfinite(values).mean() > 0.5 else math.nan
+        for values in pairs
+    ]

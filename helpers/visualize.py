@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from helpers.figures import GRAY, ORANGE, RED, TEAL, WHITE_TO_TEAL
 from helpers.guided import guided_backprop
 from helpers.neurons import Excitations
-from helpers.saliency import gini, similarity
+from helpers.saliency import gini, mean_similarities
 
 __all__ = ["guided_backprop"]
 
@@ -106,7 +106,7 @@ def draw_strongest_maps(
     One scale a layer, from 0 (white) to the layer's largest value, which its title states.
     """
     figure = Figure(figsize=(1.15 * (most + 2), 1.45 * len(maps) + 0.8), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.12)
+    figure.get_layout_engine().set(hspace=0.15, rect=(0, 0, 1, 0.98))
     grid = figure.add_gridspec(len(maps), most + 2)
     _show(figure.add_subplot(grid[: min(2, len(maps)), :2]), image, "the image")
     for row, (layer, all_maps) in enumerate(maps.items()):
@@ -120,7 +120,9 @@ def draw_strongest_maps(
             if column == 0:
                 count, height, width = all_maps.shape
                 text = f"{layer}: {count} maps, {height} × {width}, white 0 to dark {largest:.2g}"
-                axes.set_title(text, loc="left", fontsize=8.5).set_in_layout(False)
+                place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+                label = axes.annotate(text, (0, 1), (0, 4), fontsize=8.5, **place)
+                label.set_in_layout(False)  # or it would widen its column
     _title(
         figure,
         "The strongest feature maps of every block",
@@ -142,9 +144,10 @@ def draw_exciting_images(
             _show(axes, images[index])
             axes.set_xlabel(f"{value:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
         row[0].set_ylabel(f"channel {channel}", fontsize=8.5)
-    _title(
-        figure, f"The images that excite {excited.layer} most", "strongest first, response below"
+    caption = (
+        f"Of {len(images)} images, strongest first; the number is the channel's largest output."
     )
+    _title(figure, f"The images that excite {excited.layer} most", caption)
     return figure
 
 
@@ -154,6 +157,7 @@ def draw_guided(
     names: list[str],
     caption: str,
     rows: int = 2,
+    title: str = "Guided gradients",
 ) -> Figure:
     """Draw K images and the gradient of a neuron beside each, in `rows` rows.
 
@@ -175,8 +179,8 @@ def draw_guided(
         largest = gradient.abs().flatten().quantile(0.998).clamp(min=1e-12)
         _show(right, (0.5 + gradient / (2 * largest)).clamp(0, 1))
         left.set_title(names[i], loc="left", fontsize=8, pad=3)
-        right.set_xlabel(f"Gini {concentration[i]:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
-    _title(figure, "Guided gradients", f"{caption} Grey is 0, each gradient on its own scale.")
+        _measure(right, concentration[i])
+    _title(figure, title, f"{caption} Grey is 0, each gradient on its own scale.")
     return figure
 
 
@@ -194,7 +198,7 @@ def draw_comparison(
         grid[0, column].set_title(method, fontsize=9.5)
         for axes, picture, value in zip(grid[:, column], found, gini(found), strict=True):
             _heat(axes, picture)
-            axes.set_xlabel(f"Gini {value:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
+            _measure(axes, value)
     _title(
         figure,
         "Which pixels speak for the predicted class?",
@@ -217,8 +221,11 @@ def draw_sanity_check(
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0.02)
     ratios = [1] * len(trained) + [2]
     grid = figure.add_gridspec(len(trained) + 1, len(steps) + 1, height_ratios=ratios)
-    _show(figure.add_subplot(grid[0, 0]), image, "the image")
-    _heat(figure.add_subplot(grid[1, 0]), edges[0], "its edges")
+    beside = [figure.add_subplot(grid[row, 0]) for row in range(2)]
+    _show(beside[0], image)
+    _heat(beside[1], edges[0])
+    for axes, name in zip(beside, ("the image", "its edges"), strict=True):
+        axes.set_ylabel(name, fontsize=8.5)
     curve = figure.add_subplot(grid[-1, 1:])
     colors = (GRAY, RED, TEAL, ORANGE)
     for row, (method, color) in enumerate(zip(trained, colors, strict=False)):
@@ -240,22 +247,10 @@ def draw_sanity_check(
         figure,
         "Does the picture depend on what was learned?",
         "From left to right the weights are made random from the output down to the layer named. "
-        f"Curves: mean over {len(edges)} images; pictures: the first, each on its own scale.",
+        f"Curves: mean over {len(edges)} images; pictures: the first, each on its own "
+        "scale. A curve ends where most pictures are flat.",
     )
     return figure
-
-
-def mean_similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) -> list[float]:
-    """Return the mean rank correlation of each step's maps with the trained network's.
-
-    A flat map has none and is left out; NaN where half of the maps are flat.
-    """
-    trained = steps["trained"][method]
-    pairs = [similarity(trained, maps[method]) for maps in steps.values()]
-    return [
-        float(np.nanmean(values)) if np.isfinite(values).mean() > 0.5 else math.nan
-        for values in pairs
-    ]
 
 
 def _height(count: int, width: float) -> float:
@@ -276,6 +271,11 @@ def _heat(axes: Axes, picture: torch.Tensor, title: str | None = None) -> None:
     _frame(axes)
     if title:
         axes.set_title(title, fontsize=7.5)
+
+
+def _measure(axes: Axes, value: torch.Tensor) -> None:
+    text = "flat" if value.isnan() else f"Gini {value:.2f}"
+    axes.set_xlabel(text, fontsize=7.5, color=GRAY, labelpad=2)
 
 
 def _frame(axes: Axes) -> None:

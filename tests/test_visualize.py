@@ -66,6 +66,12 @@ def test_choice_is_diverse_and_seeded():
     assert len({tuple(found.choose(2, seed)) for seed in range(9)}) > 1
 
 
+def test_choice_prefers_channels_with_another_favourite_image():
+    # Channels 0 and 1 like image 0 best; 2 likes image 1 best and is much like 0 otherwise.
+    found = excited([[5.0, 5.0, 4.0], [4.0, 0.0, 5.0], [0.0, 1.0, 0.0], [0.0, 4.0, 0.0]])
+    assert all(2 in found.choose(2, seed) for seed in range(9))
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_stages_are_the_ends_of_the_five_blocks(activation):
     config = Config(image_size=64, filters=4, activation=activation)
@@ -186,7 +192,7 @@ def test_sanity_check_starts_with_the_trained_network(model):
     images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     steps = saliency.sanity_check(model, images, targets, "blocks.4")
     assert next(iter(steps)) == "trained"
-    means = visualize.mean_similarities(steps, "gradient")
+    means = saliency.mean_similarities(steps, "gradient")
     assert means[0] == pytest.approx(1) and max(means[1:]) < 0.999
 
 
@@ -212,6 +218,7 @@ def texts(figure):
     found += [figure._supxlabel.get_text() if figure._supxlabel else ""]
     for axes in figure.axes:
         found += [axes.get_xlabel(), axes.get_ylabel()]
+        found += [text.get_text() for text in axes.texts]
         found += [axes.get_title(loc) for loc in ("left", "center", "right")]
     return " | ".join(found)
 
