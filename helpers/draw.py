@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
+from subprocess import PIPE, Popen
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm.auto import tqdm
 
+from helpers import ROOT
 from helpers import creatures as c
 from helpers import garden as g
 from helpers.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
@@ -183,10 +184,6 @@ def draw_picture(dataset: str, name: str) -> Image.Image:
     return finish(picture, pixels)
 
 
-def _write(dataset: str, folder: Path, name: str) -> None:
-    draw_picture(dataset, name).save(folder / name, quality=90)
-
-
 def draw(dataset: str, folder: Path) -> None:
     """Draw an embedded data set into `folder`/{train,test}/CLASS/NNNN.jpg, in parallel.
 
@@ -203,32 +200,51 @@ def draw(dataset: str, folder: Path) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} holds something else: move it or draw into another folder")
-    drawn = SETS[dataset]
-    names = [
-        f"{split}/{kind}/{number:04}.jpg"
-        for split, count in drawn.counts.items()
-        for kind in drawn.kinds
-        for number in range(count)
-    ]
+    names = _names(dataset)
     unfinished = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    parts = min(os.cpu_count() or 1, 8)
+    workers = []
     try:
         for name in names:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-        spawn = multiprocessing.get_context("spawn")  # forking a process with threads may hang
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8), spawn) as pool:
-            done = pool.map(partial(_write, dataset, unfinished), names, chunksize=20)
-            try:
-                list(tqdm(done, f"drawing {dataset}", len(names), unit=" images", disable=None))
-            finally:
-                pool.shutdown(cancel_futures=True)
+        command = [sys.executable, "-m", "helpers.draw", dataset, str(unfinished.resolve())]
+        for part in range(parts):  # not multiprocessing: it would run a caller's script again
+            more = [str(part), str(parts)]
+            workers.append(Popen(command + more, cwd=ROOT, stdout=PIPE, text=True))
+        with tqdm(total=len(names), desc=f"drawing {dataset}", unit=" images", disable=None) as bar:
+            for worker in workers:
+                for _ in worker.stdout:  # a line an image
+                    bar.update()
+        if any(worker.wait() for worker in workers):
+            raise RuntimeError(f"drawing {dataset} failed: the reason is printed above")
         try:
             unfinished.rename(folder)
         except OSError:
             if not _is_drawn(folder):  # else another process was faster, with the same bytes
                 raise
     finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _names(dataset: str) -> list[str]:
+    drawn = SETS[dataset]
+    return [
+        f"{split}/{kind}/{number:04}.jpg"
+        for split, count in drawn.counts.items()
+        for kind in drawn.kinds
+        for number in range(count)
+    ]
 
 
 def _is_drawn(folder: Path) -> bool:
     return (folder / "train").is_dir() and (folder / "test").is_dir()
+
+
+if __name__ == "__main__":  # a worker of `draw`: its share of the images, a line for each
+    dataset, folder, part, parts = sys.argv[1:]
+    for name in _names(dataset)[int(part) :: int(parts)]:
+        draw_picture(dataset, name).save(Path(folder) / name, quality=90)
+        print(name, flush=True)

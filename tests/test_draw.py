@@ -82,7 +82,7 @@ def test_bytes_depend_on_the_name_alone(species):
 
 
 def test_a_drawn_folder_is_left_alone(species, monkeypatch):
-    monkeypatch.setattr(draw, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(draw, "Popen", None)
     draw.draw("tiny_species", species)
 
 
@@ -126,12 +126,8 @@ def test_colour_alone_does_not_tell_the_species_apart(species):
 
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):
-    class Interrupt:
-        def __init__(self, images, *_, **__):
-            self.images = iter(images)
-
-        def __iter__(self):
-            yield next(self.images)
+    class Interrupt(draw.tqdm):
+        def update(self, n=1):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(draw, "tqdm", Interrupt)
@@ -166,3 +162,17 @@ def test_a_folder_with_other_things_is_refused_and_kept(tmp_path):
     with pytest.raises(FileExistsError, match="holds something else"):
         draw.draw("tiny_species", tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_script_without_a_main_guard_may_draw(tmp_path):
+    """It runs once: workers that import the caller's script would run it again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from helpers.draw import draw\n"
+        "print('started')\n"
+        f"draw('tiny_species', {str(tmp_path / 'tiny_species')!r})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "started\n"
+    assert (tmp_path / "tiny_species" / "test").is_dir()
