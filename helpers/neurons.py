@@ -86,7 +86,10 @@ def stages(model: nn.Module, images: torch.Tensor, least: int = 1) -> list[str]:
     if isinstance(model, FiveBlocks):
         return [name for i in range(5) if min(shapes[name := f"blocks.{i}"][1:]) >= least]
     last = {}
+    height, width = images.shape[2:]
     for name, (_, *size) in shapes.items():
+        if size == [1, 1] or abs(size[0] * width - size[1] * height) > max(height, width):
+            continue  # a vector, or maps with the channels last
         inner = [shape[1:] for other, shape in shapes.items() if other.startswith(name + ".")]
         adaptive = type(model.get_submodule(name)).__name__.startswith("Adaptive")
         if name and not adaptive and all(list(shape) == size for shape in inner):

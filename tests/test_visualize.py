@@ -84,6 +84,12 @@ def test_stages_of_a_residual_network():
     assert found == ["relu", "layer1", "layer2", "layer3", "layer4"]
 
 
+def test_stages_of_a_network_with_channels_last_inside():
+    model, images = models.build(Config(model="convnext_tiny"), 3), torch.randn(1, 3, 96, 96)
+    shapes = [tuple(feature_maps(model, images, name).shape[1:]) for name in stages(model, images)]
+    assert shapes == [(96, 24, 24), (192, 12, 12), (384, 6, 6), (768, 3, 3)]
+
+
 def test_first_filters():
     name, weights = first_filters(models.build(Config(model="resnet18"), 3))
     assert name == "conv1" and weights.shape == (64, 3, 7, 7)
