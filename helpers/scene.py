@@ -30,7 +30,7 @@ class Camera:
     """Project points of the world (metres) to pixels of a SIZE frame; angles in degrees."""
 
     def __init__(self, x: float = 4.5, height: float = 20.0, yaw: float = -4.0,
-                 pitch: float = 32.5, focal: float = 620.0):
+                 pitch: float = 34.0, focal: float = 640.0):
         self.position = np.array([x, -6.0, height])
         self.focal = focal
         turn, dip = np.radians([yaw, pitch])
@@ -41,7 +41,7 @@ class Camera:
     @classmethod
     def near_default(cls, rng: np.random.Generator) -> "Camera":
         """Return a camera that stands and looks a little differently from the default one."""
-        usual = np.array([4.5, 20.0, -4.0, 32.5, 620.0])
+        usual = np.array([4.5, 20.0, -4.0, 34.0, 640.0])
         return cls(*(usual + rng.uniform(-1, 1, 5) * [1.0, 1.0, 2.0, 1.5, 25.0]))
 
     def project(self, points: np.ndarray) -> np.ndarray:
@@ -167,8 +167,8 @@ def build_truck(rng: np.random.Generator) -> Model:
 def build_bus(rng: np.random.Generator) -> Model:
     """Return a city bus."""
     bright = [(226, 120, 40), (200, 44, 48), (40, 110, 178), (90, 160, 70), (232, 196, 60)]
-    bus, front, half = Model(), rng.uniform(5.0, 6.0), 1.25
-    bus.box(-front, front, .35, 3.05, half, bright[rng.integers(5)], top=(236, 236, 232))
+    bus, front, half, colour = Model(), rng.uniform(5.0, 6.0), 1.25, bright[rng.integers(5)]
+    bus.box(-front, front, .35, 3.05, half, colour, top=tuple(60 + c * 3 // 4 for c in colour))
     for a, b in pairwise(np.linspace(-front + .3, front - .2, 8)):
         bus.sides([(a + .07, 1.5), (b - .07, 1.5), (b - .07, 2.6), (a + .07, 2.6)], half, GLASS)
     bus.end(front, 1.2, 2.6, -1.1, 1.1, GLASS)

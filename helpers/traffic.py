@@ -121,8 +121,8 @@ def plan_traffic(rng: np.random.Generator, frames: int) -> list[Vehicle]:
 class Clip:
     """Hold a drawn clip: `rules`, true `events` (their `track` is a vehicle's number), frames.
 
-    A vehicle that breaks a rule for less than a second in view is left out of the clip, so that
-    every event is one that a watcher could agree on.
+    A vehicle that breaks a rule for less than a second in good view is left out of the clip, so
+    that every event is one that watchers could agree on.
     """
 
     def __init__(self, seed: int, frames: int = 200, camera: Camera | None = None,
@@ -140,7 +140,7 @@ class Clip:
                 self.events += [event for _, event in breaches]
 
     def _breaches(self, vehicle: Vehicle, number: int) -> list[tuple[float, Event]]:
-        """Return each rule that a vehicle breaks in view, with the seconds that it does."""
+        """Return each rule that a vehicle breaks, with the seconds it does so in good view."""
         x, _, heading = vehicle.places.T
         broken = {(FORBIDDEN, name): (x0 < x) & (x < x1)
                   for name, (x0, x1, forbidden) in scene.ZONES.items()
@@ -149,14 +149,14 @@ class Clip:
                    for name, (x0, x1, way) in scene.LANES.items()}
         found = []
         for (kind, zone), moments in broken.items():
-            boxes = {i: frame_box(points) for i in map(int, np.flatnonzero(moments))
-                     if (points := self.outline(vehicle, i)) is not None
-                     and share_inside(points) > .6}
-            if boxes:
-                first = min(boxes)
+            outlines = {i: points for i in map(int, np.flatnonzero(moments))
+                        if (points := self.outline(vehicle, i)) is not None}
+            if outlines:
+                first = min(outlines)
                 event = Event(first, first / FPS, number, vehicle.label, kind, zone,
-                              boxes[first])
-                found.append((len(boxes) / FPS, event))
+                              frame_box(outlines[first]))
+                in_view = [i for i, points in outlines.items() if share_inside(points) > .6]
+                found.append((len(in_view) / FPS, event))
         return found
 
     def outline(self, vehicle: Vehicle, frame: int) -> np.ndarray | None:
@@ -223,7 +223,7 @@ def share_inside(points: np.ndarray) -> float:
     return float(inside / (high - low).prod())
 
 
-def draw_scenes(count: int, seed: int, moments: int = 8) -> tuple[np.ndarray, list[dict]]:
+def draw_scenes(count: int, seed: int, moments: int = 4) -> tuple[np.ndarray, list[dict]]:
     """Draw training pictures (N, H/2, W/2, 3) uint8 with a dict of boxes and labels each.
 
     `moments` pictures share one scene; vehicles hidden by more than three quarters are left out.

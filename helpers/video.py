@@ -41,6 +41,8 @@ class Video:
                 stream = container.streams.video[0]
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)
                 length = stream.duration and float(stream.duration * stream.time_base)
+                if container.format.name == "avi":  # a cut file's header still counts all frames
+                    length = stream.frames / self.fps
                 self.duration = length or (container.duration or 0) / 1e6  # seconds, 0: unknown
         except av.error.FFmpegError as error:
             raise ValueError(f"{self.path.name} is no video that can be read "
