@@ -74,8 +74,8 @@ class Config(BaseModel):
     step_size: int = Field(1, ge=1)  # epochs between two drops of the step schedule
     gamma: float = Field(0.1, gt=0, le=1)  # factor of the step and plateau schedules
     plateau_patience: int = Field(2, ge=0)  # epochs without improvement before a drop
-    batch_size: int = Field(64, ge=1)
-    epochs: int = Field(8, ge=1)
+    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(20, ge=1)
     steps_per_epoch: int | None = Field(None, ge=1)  # None: every image once
     val_steps: int | None = Field(None, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
