@@ -240,10 +240,12 @@ def _decode_all(source, paths: list[str], config: Config, folder: Path) -> None:
         images = np.lib.format.open_memmap(
             temporary / "images.npy", "w+", np.uint8, (len(paths), size, size, 3)
         )
+        pixels = torch.from_numpy(images)  # the same memory; copies without holding Python's lock
 
         def decode_row(row: int) -> str | None:
             try:
-                images[row] = decode(source.folder / paths[row], size, config.resize)
+                image = decode(source.folder / paths[row], size, config.resize)
+                pixels[row] = torch.from_numpy(image)
             except Exception as error:  # whatever a broken file raises, it is reported
                 return f"{paths[row]}: {str(error).splitlines()[0] if str(error) else error!r}"
 
