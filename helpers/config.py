@@ -4,14 +4,16 @@ Start here to see what can be changed. Everything downstream (data, model, train
 `Config`.
 """
 
-import ast
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from helpers.parameters import parameter_names
 
 DATASETS = ("tiny_nature", "tiny_species", "nature_12k", "caltech101", "cub200", "scenes15")
 AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the strength is)
@@ -25,9 +27,30 @@ AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the streng
     "random_erasing": (0.25, 0, 1, "probability"),
 }
 
+FREEZING = {  # strategy: what it means; a new head is always trained
+    "nothing": "everything is trained",
+    "all_but_head": "the head is trained",
+    "all_but_last_K_layers": "the last K layers with weights and the head are trained",
+    "all_but_last_K_blocks": "the last K blocks and the head are trained",
+    "all_but_last_K_stages": "the last K stages and the head are trained",
+    "all_but_last_block_and_norms": "the last block, every batch norm and the head are trained",
+    "convolutional": "the convolutions stay as they were",
+    "fully_connected": "the dense layers stay as they were",
+}
+
 
 class ConfigError(ValueError):
     """A parameter that cannot work; the message is one sentence that names it and the way out."""
+
+
+class Stage(BaseModel):
+    """Hold one stage of a training in several: what differs from the run's own parameters."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    epochs: int = Field(ge=1)
+    lr: float | None = Field(None, gt=0, le=100)  # None: the run's own
+    freeze: str | None = None  # None: the run's own
 
 
 class Config(BaseModel):
@@ -63,6 +86,19 @@ class Config(BaseModel):
     dropout: float = Field(0.2, ge=0, lt=1)
     dropout_after: Literal["dense", "blocks", "both"] = "dense"
     init: Literal["default", "kaiming", "glorot"] = "default"
+
+    # Pretrained networks
+    weights: str = "none"  # none, imagenet, a run's name, or the path of a run's best.pt
+    head: Literal["linear", "dense"] = "linear"  # a new last layer; or pooling and dense, as above
+    head_norm: bool = False  # batch norm on the features in front of the dense layers
+    head_activation: Literal["none", "relu", "leaky_relu"] = "none"  # in front of the last layer
+    freeze: str = "nothing"  # FREEZING lists the strategies
+    stages: list[Stage] = []  # one after another, each with epochs, lr, freeze; []: a single one
+    layer_decay: float = Field(1.0, gt=0, le=1)  # factor of lr from each stage to the one before it
+    feature_views: int = Field(
+        0, ge=0
+    )  # augmented copies of each image that a frozen part sees once
+    max_parameters: int | None = Field(None, ge=1)  # refuse larger networks
 
     # Training
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
@@ -103,7 +139,7 @@ class Config(BaseModel):
         injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
         Outside a notebook, every plain value of `namespace` counts. `fixed` adds fields.
         """
-        names = _parameter_names(namespace)
+        names = parameter_names(namespace)
         return cls(**{name: namespace[name] for name in names if name not in also}, **fixed)
 
     @classmethod
@@ -163,6 +199,8 @@ class Config(BaseModel):
             )
         for entry in self.augment:
             parse_augmentation(entry)
+        for strategy in [self.freeze, *(stage.freeze for stage in self.stages if stage.freeze)]:
+            parse_freeze(strategy)
         if self.val_fraction == 0 and self.early_stopping:
             raise ValueError("early_stopping needs validation images: set val_fraction above 0")
         if self.val_fraction == 0 and self.schedule == "plateau":
@@ -231,6 +269,18 @@ def parse_augmentation(entry: str) -> tuple[str, float]:
     return name, strength
 
 
+def parse_freeze(strategy: str) -> tuple[str, int]:
+    """Split a strategy of `FREEZING` into its form and K (0 where it has none), and check it."""
+    form = re.sub(r"_[1-9]\d*_", "_K_", strategy)
+    if form not in FREEZING or "_K_" in strategy:
+        hint = did_you_mean(form, FREEZING)
+        raise ValueError(
+            f"freeze '{strategy}' is not known{hint}; choose one of {', '.join(FREEZING)}, "
+            f"with a number for K"
+        )
+    return form, int(re.search(r"\d+", strategy).group()) if "_K_" in form else 0
+
+
 def did_you_mean(name: str, known) -> str:
     """Return ", did you mean 'x'?" for the nearest of the known names, or nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -255,24 +305,3 @@ def _sentence(error: dict, values: dict) -> str:
         return f"{name} = '{value}' is not possible{hint}; choose one of {', '.join(known)}"
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{name} = {value!r} is not possible: it should be {wanted}"
-
-
-def _parameter_names(namespace: dict) -> list[str]:
-    """Names assigned in the last annotated cell and in papermill's cell after it."""
-    names: list[str] = []
-    if "In" not in namespace:
-        plain = (bool, int, float, str, list, dict, type(None))
-        return [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
-    for source in reversed(namespace["In"]):
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError:  # a cell with IPython magic
-            continue
-        annotated = any(isinstance(node, ast.AnnAssign) for node in statements)
-        if annotated or source.startswith("# Parameters"):
-            for node in statements:
-                targets = getattr(node, "targets", [getattr(node, "target", None)])
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-        if annotated:
-            break
-    return [name for name in dict.fromkeys(names) if name in namespace]

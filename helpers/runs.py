@@ -158,8 +158,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def now() -> str:
-    """Return the time in UTC, to the second, as ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    """Return the time in UTC, to the millisecond, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _read_json(path: Path) -> dict:

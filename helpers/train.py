@@ -5,6 +5,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,12 +28,19 @@ class TrainingDiverged(RuntimeError):
     """The loss is no longer a finite number; the message names the epoch and the step."""
 
 
-def fit(model: nn.Module, splits: Splits, config: Config) -> Run:
+def fit(
+    model: nn.Module,
+    splits: Splits,
+    config: Config,
+    on_epoch: Callable[[dict], bool] | None = None,
+) -> Run:
     """Train a model on `splits.train`, choose the best epoch on `splits.val`, return the run.
 
     The model ends on the CPU or GPU with the weights of its best epoch, in eval mode. Stopped at
     any moment, the next call continues after the last complete epoch; the result is the same as
     without the stop (bit for bit on the same CPU). A finished run is loaded, not trained again.
+    `on_epoch` is called with each epoch's row of the history, as soon as it is saved; where it
+    returns True, the run ends there, finished, with `stopped_at` (the epoch) in its status.
     Raises TrainingDiverged when the loss is not finite, and keeps the last good checkpoint.
     """
     keep_memory()
@@ -42,7 +50,7 @@ def fit(model: nn.Module, splits: Splits, config: Config) -> Run:
     if not run.finished:
         training = _Training(model, splits, config, run, device)
         try:
-            training.run_epochs()
+            training.run_epochs(on_epoch)
         except KeyboardInterrupt:
             run.set_status("interrupted")
             raise
@@ -52,7 +60,7 @@ def fit(model: nn.Module, splits: Splits, config: Config) -> Run:
     model.load_state_dict(run.read_checkpoint("best.pt")["model"])
     model.eval()
     if not run.finished:
-        _finish(model, splits, config, run)
+        _finish(model, splits, config, run, training.stopped)
     return run
 
 
@@ -77,7 +85,7 @@ def choose_run(name: str, dataset: str) -> Run:
     return fit(models.build(config, len(splits.classes)), splits, config)
 
 
-def _finish(model: nn.Module, splits: Splits, config: Config, run: Run) -> None:
+def _finish(model: nn.Module, splits: Splits, config: Config, run: Run, stopped: bool) -> None:
     history = run.history
     best = run.read_checkpoint("best.pt")["epoch"]
     seconds = sum(row["seconds"] for row in history)
@@ -97,7 +105,7 @@ def _finish(model: nn.Module, splits: Splits, config: Config, run: Run) -> None:
         metrics["val"] = result.summary()
         run.write_predictions("val", result.rows("val"))
     run.write_json("metrics.json", metrics)
-    run.set_status("finished")
+    run.set_status("finished", **({"stopped_at": len(history)} if stopped else {}))
 
 
 class _Training:
@@ -115,19 +123,20 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.history: list[dict] = []
         self.best = -math.inf
+        self.stopped = False
         if (run.folder / "last.pt").exists():
             self._restore(run.read_checkpoint("last.pt"))
         else:
             run.write_json("environment.json", environment())
 
-    def run_epochs(self) -> None:
+    def run_epochs(self, on_epoch: Callable[[dict], bool] | None) -> None:
         config = self.config
         total = config.epochs * self.steps
         done = len(self.history) * self.steps
         log, stop_tracking = start_tracking(self.run, config)
         bar = tqdm(total=total, initial=done, unit="step", leave=False, disable=None)
         with bar:
-            while len(self.history) < config.epochs and not self._is_stale():
+            while len(self.history) < config.epochs and not (self.stopped or self._is_stale()):
                 epoch = len(self.history) + 1
                 bar.set_description(f"Epoch {epoch}/{config.epochs}")
                 self.run.set_status("running", epoch=epoch)
@@ -136,6 +145,7 @@ class _Training:
                 row |= self._validate()
                 self._end_epoch(row)
                 log(row)
+                self.stopped = on_epoch is not None and on_epoch(row)
         stop_tracking()
 
     def _train_epoch(self, epoch: int, bar) -> dict:

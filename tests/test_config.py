@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.config import AUGMENTATIONS, Config, ConfigError
+from helpers.config import AUGMENTATIONS, Config, ConfigError, parse_freeze
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,23 @@ def test_a_corrected_typo_does_not_stop_the_second_try():
 
 def test_plain_values_outside_a_notebook():
     assert Config.from_parameters({"lr": 0.5, "_hidden": 1, "module": pytest}).lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("strategy", "form", "k"),
+    [
+        ("all_but_last_60_layers", "all_but_last_K_layers", 60),
+        ("all_but_last_1_blocks", "all_but_last_K_blocks", 1),
+        ("nothing", "nothing", 0),
+    ],
+)
+def test_freezing_strategies_name_their_unit_and_number(strategy, form, k):
+    assert parse_freeze(strategy) == (form, k)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["all_but_last_K_layers", "all_but_last_0_layers", "all_but_last_3", "everything"]
+)
+def test_unknown_freezing_stops_with_the_known_ones(strategy):
+    with pytest.raises(ConfigError, match=rf"freeze '{strategy}' is not known.*all_but_head"):
+        Config(stages=[{"epochs": 1, "freeze": strategy}])

@@ -12,7 +12,14 @@ from packaging.requirements import Requirement
 from helpers import ROOT
 
 MODULES = {p.stem: p for p in (ROOT / "helpers").glob("*.py") if p.stem != "__init__"}
-LAYERS = {"config": 0, "runs": 2, "wandb_log": 2, "train": 2, "evaluate": 2}  # others: 1
+LAYERS = {
+    "parameters": 0,
+    "config": 0,
+    "runs": 2,
+    "wandb_log": 2,
+    "train": 2,
+    "evaluate": 2,
+}  # others: 1
 LAYERS |= {"figures": 3, "sweep": 3, "visualize": 3, "detect": 3, "batch": 4, "report": 4}
 
 

@@ -171,6 +171,20 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(splits, config, 
     assert same(weights(whole), weights(run))
 
 
+def test_on_epoch_sees_every_saved_epoch_and_ends_the_run(splits, config):
+    seen = []
+
+    def stop_after_two(row):
+        seen.append(row)
+        return len(seen) == 2
+
+    config = config.replace(epochs=4)
+    run = train.fit(build(config, 3), splits, config, stop_after_two)
+    assert [row["epoch"] for row in seen] == [1, 2] == [int(r["epoch"]) for r in run.history]
+    assert run.finished and run.status["stopped_at"] == 2
+    assert run.metrics["val"]["accuracy"] == max(row["val_accuracy"] for row in seen)
+
+
 def test_early_stopping(splits, config):
     config = config.replace(epochs=50, early_stopping=2, lr=1e-6)
     run = fit(splits, config)
