@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from helpers.config import Config, ConfigError, did_you_mean
+from helpers.norm_pool import Block
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -47,7 +48,7 @@ class FiveBlocks(nn.Module):
         return self.head(self.blocks(images))
 
 
-def _block(config: Config, in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+def _block(config: Config, in_channels: int, out_channels: int, kernel: int) -> Block:
     layers: dict[str, nn.Module] = OrderedDict()
     layers["conv"] = nn.Conv2d(
         in_channels, out_channels, kernel, padding=config.padding, bias=config.conv_bias
@@ -62,7 +63,7 @@ def _block(config: Config, in_channels: int, out_channels: int, kernel: int) -> 
         layers.move_to_end("activation")
     if config.dropout and config.dropout_after in ("blocks", "both"):
         layers["dropout"] = nn.Dropout(config.dropout)
-    return nn.Sequential(layers)
+    return Block(layers)
 
 
 def _head(config: Config, features: int, num_classes: int) -> nn.Sequential:
