@@ -1,12 +1,20 @@
-"""Time training from scratch: `helpers.train.fit` against the loop that everybody writes.
+"""Time training from scratch: `helpers.train.fit` against what a user would take instead.
 
+    pip install -r benchmarks/requirements.txt
     python -m benchmarks.training [--dataset caltech101] [--images 384] [--rounds 3]
+                                  [--contenders ours usual fastai lightning ...]
 
-The usual loop: ImageFolder, DataLoader with two workers, Pillow transforms (resize, flip, tensor,
-normalise), float32, Adam, `.item()` for loss and accuracy at every step. Both train the network of
-32 to 512 filters at 224 px with batches of 64 on the same images, in processes of their own, in
-turn. Prints the medians and their ratio, and the share of our time spent waiting for data; writes
-runs/benchmarks/training.json. The first epoch of each process is a warm-up and not counted.
+The same network (32 to 512 filters, batch norm, 224 px), the same images, batches of 64, validation
+after each epoch; each contender in a process of its own, in turn. The peers train the plain layers.
+
+- usual: ImageFolder, DataLoader with two workers, Pillow transforms, float32, Adam, `.item()` for
+  loss and accuracy at every step: the loop that everybody writes
+- timm: timm's dataset, transforms and loader, its channels_last and bfloat16 autocast
+- fastai, lightning (32-true), lightning_bf16 (bf16-mixed): as their tutorials show
+
+An epoch's time runs from end to end of it, with validation and whatever the contender saves; the
+first epoch of each process is a warm-up and not counted. Prints medians and ratios and the share of
+our time spent waiting for data; writes runs/benchmarks/training.json.
 """
 
 import argparse
@@ -17,9 +25,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -33,57 +43,194 @@ from helpers.hardware import environment
 NETWORK = {
     "image_size": 224, "filters": [32, 64, 128, 256, 512], "dense": 128, "dropout": 0.0,
     "augment": ["horizontal_flip"], "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0,
-    "schedule": "none", "batch_size": 64, "val_fraction": 0.0,
+    "schedule": "none", "batch_size": 64,
 }  # fmt: skip
 
 
-def train_as_usual(folder: Path, epochs: int) -> list[float]:
-    """Train the way tutorials do; returns the seconds of each epoch."""
-    usual = transforms.Compose(
-        [
-            transforms.Resize((224, 224)),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize([0.5] * 3, [0.5] * 3),
-        ]
-    )
-    images = ImageFolder(folder / "train", usual)
-    loader = DataLoader(images, batch_size=64, shuffle=True, num_workers=2)
+CONTENDERS = ["ours", "usual", "timm", "fastai", "lightning", "lightning_bf16"]
+
+
+class Clock:
+    """Collect the seconds of each epoch, from the end of the one before."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+        self.last = time.perf_counter()
+
+    def tick(self, *_) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+
+
+def plain_network(classes: int) -> nn.Module:
+    """Build the same network from PyTorch's own layers alone."""
+    model = models.build(Config(**NETWORK), classes)
+    blocks = (nn.Sequential(OrderedDict(block.named_children())) for block in model.blocks)
+    model.blocks = nn.Sequential(*blocks)
+    return model
+
+
+def usual_loaders(folder: Path) -> tuple[DataLoader, DataLoader, int]:
+    """Make the loaders of the tutorials for training and validation."""
+    last = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    size, flip = transforms.Resize((224, 224)), transforms.RandomHorizontalFlip()
+    training = ImageFolder(folder / "train", transforms.Compose([size, flip, *last]))
+    validation = ImageFolder(folder / "val", transforms.Compose([size, *last]))
+    options = {"batch_size": 64, "num_workers": 2, "persistent_workers": True}
+    loaders = DataLoader(training, shuffle=True, **options), DataLoader(validation, **options)
+    return *loaders, len(training.classes)
+
+
+def train_loop(loaders, model: nn.Module, epochs: int, bfloat16: bool = False) -> dict:
+    """Train and validate as tutorials do; returns the seconds of each epoch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = models.build(Config(**NETWORK), len(images.classes)).to(device)
+    layout = torch.channels_last if bfloat16 else torch.contiguous_format
+    model.to(device, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    seconds = []
+    clock = Clock()
     for _ in range(epochs):
-        start = time.perf_counter()
-        model.train()
-        total_loss, right = 0.0, 0
-        for pixels, labels in loader:
-            pixels, labels = pixels.to(device), labels.to(device)
-            optimizer.zero_grad()
-            logits = model(pixels)
+        for loader, training in zip(loaders, (True, False), strict=True):
+            model.train(training)
+            total_loss, right = 0.0, 0
+            for images, labels in loader:
+                images = images.to(device, memory_format=layout)
+                labels = labels.to(device)
+                precision = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
+                with torch.set_grad_enabled(training), precision:
+                    logits = model(images)
+                    loss = F.cross_entropy(logits, labels)
+                if training:
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                total_loss += loss.item()
+                right += (logits.argmax(1) == labels).sum().item()
+        clock.tick()
+    return {"seconds": clock.seconds}
+
+
+def run_usual(folder: Path, epochs: int) -> dict:
+    """Time the loop that everybody writes."""
+    *loaders, classes = usual_loaders(folder)
+    return train_loop(loaders, plain_network(classes), epochs)
+
+
+def run_timm(folder: Path, epochs: int) -> dict:
+    """Time timm's loader and number format."""
+    from timm.data import create_dataset, create_loader
+
+    loaders = [
+        create_loader(
+            create_dataset("", folder, split=split), 224, 64, is_training=split == "train",
+            scale=(1.0, 1.0), ratio=(1.0, 1.0), color_jitter=0.0, crop_pct=1.0,
+            mean=(0.5,) * 3, std=(0.5,) * 3, num_workers=2, use_prefetcher=False,
+            device=torch.device("cpu"),
+        )
+        for split in ("train", "val")
+    ]  # fmt: skip
+    classes = len(list((folder / "train").iterdir()))
+    return train_loop(loaders, plain_network(classes), epochs, bfloat16=True)
+
+
+def run_fastai(folder: Path, epochs: int) -> dict:
+    """Time fastai's Learner."""
+    from fastai.vision import all as fastai
+
+    loaders = fastai.ImageDataLoaders.from_folder(
+        folder, train="train", valid="val", bs=64, num_workers=2,
+        item_tfms=fastai.Resize(224, method="squish"),
+        batch_tfms=[fastai.Flip(), fastai.Normalize.from_stats([0.5] * 3, [0.5] * 3)],
+    )  # fmt: skip
+    clock = Clock()
+    timer = type("Timer", (fastai.Callback,), {"order": 90, "after_epoch": clock.tick})()
+    learner = fastai.Learner(
+        loaders, plain_network(loaders.c), fastai.CrossEntropyLossFlat(), fastai.Adam,
+        metrics=fastai.accuracy, cbs=timer,
+    )  # fmt: skip
+    clock.tick()
+    clock.seconds.clear()
+    learner.fit(epochs, 1e-3)
+    return {"seconds": clock.seconds}
+
+
+def run_lightning(folder: Path, epochs: int, precision: str = "32-true") -> dict:
+    """Time Lightning's Trainer."""
+    import lightning
+
+    *loaders, classes = usual_loaders(folder)
+
+    class Network(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = plain_network(classes)
+
+        def _step(self, batch, name):
+            images, labels = batch
+            logits = self.model(images)
             loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            total_loss += loss.item()
-            right += (logits.argmax(1) == labels).sum().item()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+            self.log(f"{name}_loss", loss, prog_bar=True, batch_size=len(labels))
+            self.log(f"{name}_accuracy", (logits.argmax(1) == labels).float().mean())
+            return loss
+
+        def training_step(self, batch, _):
+            return self._step(batch, "train")
+
+        def validation_step(self, batch, _):
+            return self._step(batch, "val")
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    clock = Clock()
+    # Called after the validation that ends an epoch.
+    timer = type("Timer", (lightning.Callback,), {"on_train_epoch_end": clock.tick})()
+    trainer = lightning.Trainer(
+        max_epochs=epochs, precision=precision, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[timer],
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(Network(), *loaders)
+    return {"seconds": clock.seconds}
 
 
-def train_ours(folder: Path, epochs: int) -> tuple[list[float], float]:
+def run_lightning_bf16(folder: Path, epochs: int) -> dict:
+    """Time Lightning's Trainer in bfloat16."""
+    return run_lightning(folder, epochs, "bf16-mixed")
+
+
+def run_ours(folder: Path, epochs: int) -> dict:
     """Train through `fit`; returns the seconds of each epoch and the share spent waiting."""
-    config = Config(**NETWORK, dataset=f"folder:{folder}", epochs=epochs, runs_root=str(folder))
+    root = tempfile.mkdtemp(dir=folder)
+    config = Config(**NETWORK, dataset=f"folder:{folder}", epochs=epochs, runs_root=root)
     splits = data.load(config)
-    run = train.fit(models.build(config, len(splits.classes)), splits, config)
+    model, clock = models.build(config, len(splits.classes)), Clock()
+    run = train.fit(model, splits, config, clock.tick)
     counted = run.history[1:]
     waited = sum(row["wait_seconds"] for row in counted)
-    return [row["seconds"] for row in run.history], waited / sum(r["seconds"] for r in counted)
+    return {"seconds": clock.seconds, "waiting": waited / sum(row["seconds"] for row in counted)}
 
 
 def run_alone(contender: str, folder: Path, epochs: int) -> dict:
-    """Run one contender in a process of its own, so that neither changes the other's memory."""
+    """Run one contender in a process of its own, so that none changes another's memory."""
     command = [sys.executable, "-m", "benchmarks.training", contender, str(folder), str(epochs)]
     return json.loads(subprocess.check_output(command, cwd=ROOT, text=True).splitlines()[-1])
+
+
+def copy_images(dataset: str, count: int, folder: Path) -> None:
+    """Copy `count` training images to train/ and a quarter as many to val/, of the same classes."""
+    source = sources.find(dataset)
+    by_class: dict[int, list[str]] = {}
+    for path, label in source.train:
+        by_class.setdefault(label, []).append(path)
+    each = -(-count // max(1, min(len(by_class), count // 24)))
+    large = [label for label, paths in by_class.items() if len(paths) >= each * 5 // 4]
+    for label in large[: -(-count // each)]:
+        for number, path in enumerate(by_class[label][: each * 5 // 4]):
+            split = "train" if number < each else "val"
+            target = folder / split / source.classes[label] / Path(path).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source.folder / path, target)
 
 
 def main() -> None:
@@ -92,31 +239,29 @@ def main() -> None:
     parser.add_argument("--dataset", default="tiny_nature")
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     options = parser.parse_args()
-    source = sources.find(options.dataset)
-    chosen = source.train[:: max(1, len(source.train) // options.images)][: options.images]
-    rates: dict[str, list[float]] = {"usual": [], "ours": []}
+    rates: dict[str, list[float]] = {name: [] for name in options.contenders}
     waits = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for path, label in chosen:
-            target = folder / "train" / source.classes[label] / Path(path).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source.folder / path, target)
+        copy_images(options.dataset, options.images, folder)
+        images = sum(1 for _ in (folder / "train").glob("*/*"))
         for _ in tqdm(range(options.rounds), "rounds", disable=None):
-            usual = run_alone("usual", folder, 2)["seconds"]
-            ours = run_alone("ours", folder, 4)
-            for run in folder.glob("*five_blocks*"):  # else the next round loads it
-                shutil.rmtree(run)
-            rates["usual"] += [len(chosen) / second for second in usual[1:]]
-            rates["ours"] += [len(chosen) / second for second in ours["seconds"][1:]]
-            waits.append(ours["waiting"])
+            for name in options.contenders:
+                result = run_alone(name, folder, 4 if name == "ours" else 2)
+                rates[name] += [images / second for second in result["seconds"][1:]]
+                waits += [result["waiting"]] if "waiting" in result else []
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print("| loop | images/s (median) | from | to |\n| --- | --- | --- | --- |")
+    print("| loop | images/s (median) | from | to | ours is |\n| --- | --- | --- | --- | --- |")
     for name, values in rates.items():
-        print(f"| {name} | {medians[name]:.1f} | {min(values):.1f} | {max(values):.1f} |")
-    print(f"ratio {medians['ours'] / medians['usual']:.1f}")
-    print(f"waiting for data: {statistics.median(waits):.2%} of our time")
+        ratio = medians["ours"] / medians[name] if "ours" in medians else float("nan")
+        print(
+            f"| {name} | {medians[name]:.1f} | {min(values):.1f} | {max(values):.1f} "
+            f"| {ratio:.1f} times as fast |"
+        )
+    if waits:
+        print(f"waiting for data: {statistics.median(waits):.2%} of our training time")
     output = ROOT / "runs" / "benchmarks" / "training.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     content = {"rates": rates, "waits": waits, "environment": environment(), **vars(options)}
@@ -124,10 +269,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["usual"]:
-        print(json.dumps({"seconds": train_as_usual(Path(sys.argv[2]), int(sys.argv[3]))}))
-    elif sys.argv[1:2] == ["ours"]:
-        epochs, waiting = train_ours(Path(sys.argv[2]), int(sys.argv[3]))
-        print(json.dumps({"seconds": epochs, "waiting": waiting}))
+    if sys.argv[1:2] and sys.argv[1] in CONTENDERS:
+        run = globals()[f"run_{sys.argv[1]}"]
+        print(json.dumps(run(Path(sys.argv[2]), int(sys.argv[3]))))
     else:
         main()
