@@ -249,19 +249,21 @@ def _decode_all(source, paths: list[str], config: Config, folder: Path) -> None:
             except Exception as error:  # whatever a broken file raises, it is reported
                 return f"{paths[row]}: {str(error).splitlines()[0] if str(error) else error!r}"
 
+        def decode_rows(rows: range) -> list[str | None]:
+            return [decode_row(row) for row in rows]
+
+        chunks = [range(len(paths))[start : start + 32] for start in range(0, len(paths), 32)]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the images are the parallel part
         try:
             with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
-                results = list(
-                    tqdm(
-                        pool.map(decode_row, range(len(paths))),
-                        f"Decoding {source.name} at {size} px",
-                        len(paths),
-                        unit="image",
-                        disable=None,
-                    )
-                )
+                bar = tqdm(total=len(paths), unit="image", disable=None,
+                           desc=f"Decoding {source.name} at {size} px")  # fmt: skip
+                with bar:
+                    results = []
+                    for part in pool.map(decode_rows, chunks):
+                        results += part
+                        bar.update(len(part))
         finally:
             torch.set_num_threads(threads)
         images.flush()
