@@ -12,6 +12,8 @@ from numba import get_num_threads, njit, prange, set_num_threads, types
 from numba.extending import overload
 from torch import nn
 
+from helpers.distributed import add_up
+
 FAST = {"parallel": True, "fastmath": {"contract"}, "cache": True}
 ONE, ZERO = np.float32(1), np.float32(0)
 
@@ -27,12 +29,11 @@ def norm_pool(maps: torch.Tensor, norm: nn.BatchNorm2d, slope: float) -> torch.T
     if get_num_threads() != threads:
         set_num_threads(threads)
     maps = maps.contiguous(memory_format=torch.channels_last)
-    pooled, mean, variance = _NormPool.apply(maps, norm.weight, norm.bias, norm.eps, slope)
+    pooled, mean, unbiased = _NormPool.apply(maps, norm.weight, norm.bias, norm.eps, slope)
     with torch.no_grad():
-        count = maps.numel() / maps.shape[1]
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * count / max(count - 1, 1), norm.momentum)
+        norm.running_var.lerp_(unbiased, norm.momentum)
     return pooled
 
 
@@ -78,17 +79,26 @@ class _NormPool(torch.autograd.Function):
         sign = torch.where(weight.detach() < 0, -1.0, 1.0)
         shift = maps[0, :, 0, 0].float()  # near the mean, so that the squares do not cancel
         _gather(_array(maps), sign.numpy(), shift.numpy(), _array(largest), _array(corner), sums)
-        first, second = torch.from_numpy(sums.sum(0)) / (images * height * width)
-        mean, variance = (first + shift).float(), (second - first * first).float()
+        count = images * height * width
+        first, second = torch.from_numpy(sums.sum(0))
+        shift = shift.double()
+        second = second + 2 * shift * first + count * shift**2
+        totals = add_up(torch.cat([first + count * shift, second, torch.tensor([count])]))
+        count = totals[-1].item()
+        mean, square = (totals[:-1] / count).view(2, channels)
+        variance = square - mean * mean
+        mean, variance, unbiased = (
+            value.float() for value in (mean, variance, variance * count / max(count - 1, 1))
+        )
         deviation = torch.rsqrt(variance + eps)
         scale = weight.detach() * deviation
         offset = bias.detach() - mean * scale
         slope = np.float32(slope)
         _activate(_array(largest), scale.numpy(), offset.numpy(), slope, _array(result))
         ctx.save_for_backward(maps, largest, corner, scale, offset, mean, deviation)
-        ctx.slope = slope
-        ctx.mark_non_differentiable(mean, variance)
-        return result, mean, variance
+        ctx.slope, ctx.count = slope, count
+        ctx.mark_non_differentiable(mean, unbiased)
+        return result, mean, unbiased
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -99,13 +109,13 @@ class _NormPool(torch.autograd.Function):
         small = _array(largest), _array(gradient), scale.numpy(), offset.numpy(), ctx.slope
         sums = np.zeros((images, 2, channels))
         _reduce(*small, mean.numpy(), deviation.numpy(), sums)
-        bias_gradient, weight_gradient = torch.from_numpy(sums.sum(0)).float()
-        count = images * height * width
-        slant = -scale * deviation * weight_gradient / count
-        level = -scale * bias_gradient / count - slant * mean
+        own = torch.from_numpy(sums.sum(0))
+        bias_gradient, weight_gradient = add_up(own).float()
+        slant = -scale * deviation * weight_gradient / ctx.count
+        level = -scale * bias_gradient / ctx.count - slant * mean
         result = torch.empty_like(maps)
         _scatter(_array(maps), *small, _array(corner), slant.numpy(), level.numpy(), _array(result))
-        return result, weight_gradient, bias_gradient, None, None
+        return result, own[1].float(), own[0].float(), None, None
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

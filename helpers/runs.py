@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import ROOT, models
+from helpers import ROOT, distributed, models
 from helpers.config import Config, ConfigError
 
 
@@ -66,6 +66,7 @@ class Run:
         self.write_json("status.json", {"state": state, "time": now(), **more})
 
     def write_json(self, name: str, content: dict) -> None:
+        """Write a file of the run; as everywhere here, only the first of several processes does."""
         text = json.dumps(content, indent=1)
         write_atomically(self.folder / name, (text + "\n").encode())
 
@@ -92,6 +93,8 @@ class Run:
             return list(csv.DictReader(file))
 
     def write_checkpoint(self, name: str, content: dict) -> None:
+        if not distributed.is_first():
+            return
         temporary = self.folder / f".{name}.{os.getpid()}"
         torch.save(content, temporary)
         temporary.replace(self.folder / name)
@@ -152,6 +155,8 @@ def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file completely or not at all, also when killed on the way."""
+    if not distributed.is_first():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(path)

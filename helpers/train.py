@@ -4,6 +4,7 @@
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -13,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from helpers import ROOT, data, models
+from helpers import ROOT, data, distributed, models
 from helpers.augment import augment, normalization, normalize, resize
 from helpers.config import Config
-from helpers.data import ImageSet, Splits, batches
+from helpers.data import Splits, batches
+from helpers.epochs import image_size_of_epoch, limit_validation, mix_seeds, shuffle
 from helpers.evaluate import evaluate, predict
 from helpers.hardware import choose_device, choose_dtype, environment, keep_memory
 from helpers.optimizers import make_optimizer, make_scheduler
@@ -47,7 +49,9 @@ def fit(
     run = open_run(config)
     device = choose_device()
     model.to(device, memory_format=torch.channels_last)
-    if not run.finished:
+    finished = run.finished
+    distributed.wait()
+    if not finished:
         training = _Training(model, splits, config, run, device)
         try:
             training.run_epochs(on_epoch)
@@ -57,10 +61,12 @@ def fit(
         except Exception as error:
             run.set_status("failed", reason=str(error).splitlines()[0] if str(error) else "")
             raise
+    distributed.wait()
     model.load_state_dict(run.read_checkpoint("best.pt")["model"])
     model.eval()
-    if not run.finished:
+    if not finished and distributed.is_first():
         _finish(model, splits, config, run, training.stopped)
+    distributed.wait()
     return run
 
 
@@ -115,7 +121,8 @@ class _Training:
         self, model: nn.Module, splits: Splits, config: Config, run: Run, device: torch.device
     ):
         self.model, self.config, self.run, self.device = model, config, run, device
-        self.train, self.val = splits.train, _limit(splits.val, config)
+        self.parallel = distributed.parallel(model, device)
+        self.train, self.val = splits.train, limit_validation(splits.val, config)
         self.dtype = choose_dtype(config, device)
         self.steps = config.steps_per_epoch or math.ceil(len(self.train) / config.batch_size)
         self.optimizer = make_optimizer(model, config)
@@ -134,7 +141,8 @@ class _Training:
         total = config.epochs * self.steps
         done = len(self.history) * self.steps
         log, stop_tracking = start_tracking(self.run, config)
-        bar = tqdm(total=total, initial=done, unit="step", leave=False, disable=None)
+        quiet = None if distributed.is_first() else True  # None: quiet where nobody watches
+        bar = tqdm(total=total, initial=done, unit="step", leave=False, disable=quiet)
         with bar:
             while len(self.history) < config.epochs and not (self.stopped or self._is_stale()):
                 epoch = len(self.history) + 1
@@ -151,13 +159,15 @@ class _Training:
     def _train_epoch(self, epoch: int, bar) -> dict:
         """Run one epoch; nothing in the loop waits for a GPU except the bar, twice a second."""
         config, model = self.config, self.model
-        torch.manual_seed(_seed(config.seed, epoch))  # dropout
-        chunks = _shuffle(len(self.train), self.steps, config.batch_size, config.seed, epoch)
+        rank = distributed.rank()
+        torch.manual_seed(mix_seeds(config.seed, epoch, rank))  # dropout
+        chunks = shuffle(len(self.train), self.steps, config.batch_size, config.seed, epoch)
+        own = [distributed.share(chunk) for chunk in chunks]
         mean, std = normalization(config)
         size = image_size_of_epoch(config, epoch)
 
         def prepare(pixels: torch.Tensor, step: int) -> torch.Tensor:
-            generator = torch.Generator().manual_seed(_seed(config.seed, epoch, step))
+            generator = torch.Generator().manual_seed(mix_seeds(config.seed, epoch, step, rank))
             pixels = augment(pixels, config.augmentations, generator)
             return normalize(resize(pixels, size), mean, std, self.dtype)
 
@@ -165,13 +175,16 @@ class _Training:
         losses, right = [], torch.zeros((), dtype=torch.int64, device=self.device)
         seen, waited, shown = 0, 0.0, time.perf_counter()
         started = ready = time.perf_counter()
-        for pixels, labels in batches(self.train, chunks, self.device, prepare):
+        loaded = batches(self.train, own, self.device, prepare)
+        for (pixels, labels), chunk in zip(loaded, chunks, strict=True):
             waited += time.perf_counter() - ready
             with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-                logits = model(pixels)
+                logits = self.parallel(pixels)
                 loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
+            # The gradients are averaged over processes, whose parts may differ by an image.
+            part = len(labels) * distributed.world_size() / len(chunk)
+            self.scaler.scale(loss * part).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if config.schedule in ("one_cycle", "cosine"):
@@ -188,13 +201,15 @@ class _Training:
                     f"{seen / (shown - started):.0f} images/s"
                 )
             ready = time.perf_counter()
-        sizes = torch.tensor([len(chunk) for chunk in chunks], dtype=torch.float32)
         self._mean_loss(losses, epoch)
-        weighted = (torch.stack(losses).float().cpu() * sizes).sum().item() / seen
+        sizes = torch.tensor([len(chunk) for chunk in own], dtype=torch.float64)
+        total_loss = (torch.stack(losses).double().cpu() * sizes).sum()
+        sums = distributed.add_up(torch.stack([total_loss, right.cpu(), sizes.sum()]))
+        images = int(sums[2])
         return {
-            "train_loss": weighted,
-            "train_accuracy": right.item() / seen,
-            "images": seen,
+            "train_loss": sums[0].item() / images,
+            "train_accuracy": sums[1].item() / images,
+            "images": images,
             "seconds": time.perf_counter() - started,
             "wait_seconds": waited,
         }
@@ -212,7 +227,8 @@ class _Training:
     def _validate(self) -> dict:
         if not len(self.val):
             return {}
-        logits = predict(self.model, self.val, self.config)
+        own = self.val.subset(distributed.share(np.arange(len(self.val))))
+        logits = distributed.join_rows(predict(self.model, own, self.config))
         labels = torch.from_numpy(self.val.labels)
         return {
             "val_loss": F.cross_entropy(logits, labels).item(),
@@ -274,35 +290,16 @@ class _Training:
         return len(self.history) - best >= patience
 
 
-def image_size_of_epoch(config: Config, epoch: int) -> int:
-    """Return the side of the training images of an epoch, counted from 1, in pixels.
-
-    With `start_image_size` it grows in multiples of 16, linearly over the first 70 % of the
-    epochs: small images are quick to look at while the network still learns the coarse things
-    (Howard 2018, fast.ai's DAWNBench entry). Validation and test images are always full size.
-    """
-    start, final = config.start_image_size or config.image_size, config.image_size
-    progress = min(1.0, (epoch - 1) / (0.7 * config.epochs))
-    return min(final, max(start, round((start + (final - start) * progress) / 16) * 16))
-
-
-def _seed(*numbers: int) -> int:
-    """Mix numbers into one seed."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def main() -> None:
+    """Train the configuration in a JSON file; `torchrun` starts this on several processes."""
+    distributed.join()
+    config = Config.load(sys.argv[1])
+    if distributed.is_first():
+        data.load(config)  # decodes once, before the others look
+    distributed.wait()
+    splits = data.load(config)
+    fit(models.build(config, len(splits.classes)), splits, config)
 
 
-def _shuffle(count: int, steps: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Cut a new random order into batches of nearly equal size, as many as `steps`."""
-    rng = np.random.default_rng(_seed(seed, epoch))
-    chunks: list[np.ndarray] = []
-    while len(chunks) < steps:
-        chunks += np.array_split(rng.permutation(count), math.ceil(count / batch_size))
-    return chunks[:steps]
-
-
-def _limit(val: ImageSet, config: Config) -> ImageSet:
-    """Keep a seeded choice of `val_steps` batches of validation images, if that is set."""
-    if config.val_steps is None or config.val_steps * config.batch_size >= len(val):
-        return val
-    rng = np.random.default_rng(_seed(config.seed, 0))
-    return val.subset(np.sort(rng.permutation(len(val))[: config.val_steps * config.batch_size]))
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import torch
 from helpers import ROOT, train
 from helpers.config import Config, ConfigError
 from helpers.data import ImageSet, Splits
+from helpers.epochs import image_size_of_epoch, shuffle
 from helpers.models import build
 from helpers.runs import Run, find_runs, open_run
 
@@ -251,10 +252,10 @@ def test_finding_runs_by_parameter(splits, config):
 
 def test_images_grow_over_the_first_seventy_percent(splits, config):
     config = Config(image_size=128, start_image_size=64, epochs=20)
-    sizes = [train.image_size_of_epoch(config, epoch) for epoch in range(1, 21)]
+    sizes = [image_size_of_epoch(config, epoch) for epoch in range(1, 21)]
     assert sizes == sorted(sizes) and set(sizes) == {64, 80, 96, 112, 128}
     assert sizes[0] == 64 and set(sizes[14:]) == {128} and sizes[12] < 128
-    assert train.image_size_of_epoch(Config(image_size=100), 1) == 100
+    assert image_size_of_epoch(Config(image_size=100), 1) == 100
 
 
 def test_training_on_growing_images_ends_in_the_network_for_the_final_size(splits, config):
@@ -263,8 +264,8 @@ def test_training_on_growing_images_ends_in_the_network_for_the_final_size(split
 
 
 def test_batches_are_even_and_every_image_comes_once():
-    chunks = train._shuffle(100, steps=4, batch_size=32, seed=0, epoch=1)
+    chunks = shuffle(100, steps=4, batch_size=32, seed=0, epoch=1)
     assert [len(chunk) for chunk in chunks] == [25, 25, 25, 25]
     assert sorted(np.concatenate(chunks)) == list(range(100))
-    other = train._shuffle(100, steps=4, batch_size=32, seed=0, epoch=2)
+    other = shuffle(100, steps=4, batch_size=32, seed=0, epoch=2)
     assert not np.array_equal(np.concatenate(chunks), np.concatenate(other))

@@ -1,0 +1,86 @@
+"""Several processes train to the same result as one, and one of them writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import ROOT, data, models, train
+from helpers.config import Config
+from helpers.distributed import launch
+from helpers.runs import Run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of noise whose class is the channel that is brightest; 61 to train, 23 to validate."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(84):
+        pixels = rng.integers(0, 160, (32, 32, 3), np.uint8)
+        pixels[..., number % 3] += 60
+        target = folder / ("train" if number < 61 else "val") / "rgb"[number % 3] / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return Config(
+        dataset=f"folder:{folder}", image_size=32, filters=8, dense=16, batch_size=15, epochs=3,
+        augment=[], dropout=0.0, schedule="one_cycle", lr=2e-3, precision="float32",
+        optimizer="sgd", runs_root=str(tmp_path), early_stopping=2,
+    )  # fmt: skip
+
+
+def same_as_one_process(config, name="several"):
+    """Compare the run of several processes with one that is trained here."""
+    one = config.replace(name="one")
+    splits = data.load(one)
+    run = train.fit(models.build(one, len(splits.classes)), splits, one)
+    several = Run(ROOT / config.runs_root / name)
+    assert several.finished
+    for row, other in zip(run.history, several.history, strict=True):
+        assert row["images"] == other["images"]
+        for figure in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+            assert row[figure] == pytest.approx(other[figure], abs=1e-5), figure
+    weights = run.read_checkpoint("last.pt")["model"]
+    for name, tensor in several.read_checkpoint("last.pt")["model"].items():
+        assert torch.allclose(tensor.float(), weights[name].float(), atol=1e-5), name
+    assert len(several.predictions) == len(splits.val)
+
+
+def test_two_processes_equal_one_batch_norm_included(config):
+    """61 images in batches of about 15: the two parts of a batch differ in length."""
+    launch(config.replace(name="several"), 2)
+    same_as_one_process(config)
+
+
+def test_two_processes_killed_on_the_way_continue_to_the_same_result(config, tmp_path):
+    path = tmp_path / "config.json"
+    several = config.replace(name="several", epochs=8, early_stopping=0)
+    path.write_text(json.dumps(several.model_dump()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "helpers.train", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    last = tmp_path / "several" / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Run(tmp_path / "several").finished
+    launch(several, 2)
+    same_as_one_process(several)
+
+
+def test_a_training_that_fails_says_so(config):
+    with pytest.raises(RuntimeError, match="2 processes stopped with exit status"):
+        launch(config.replace(dataset="folder:nowhere"), 2)
