@@ -18,10 +18,13 @@ FAST = {"parallel": True, "fastmath": {"contract"}, "cache": True}
 ONE, ZERO = np.float32(1), np.float32(0)
 
 
-def norm_pool(maps: torch.Tensor, norm: nn.BatchNorm2d, slope: float) -> torch.Tensor:
+def norm_pool(
+    maps: torch.Tensor, norm: nn.BatchNorm2d, slope: float, pool_first: bool = False
+) -> torch.Tensor:
     """Return the activation of the 2x2 max pooling of `norm(maps)`, as `norm` in training does.
 
     `maps` (N, C, H, W) in float32 or bfloat16, in main memory; the result is (N, C, H/2, W/2).
+    With `pool_first` it is the activation of `norm(max pooling of maps)`: other statistics.
     The activation is x for x > 0, else `slope` * x: 0 for ReLU, 1 for none. Updates the running
     statistics. Where several of four values are the largest, the first has the gradient.
     """
@@ -29,7 +32,9 @@ def norm_pool(maps: torch.Tensor, norm: nn.BatchNorm2d, slope: float) -> torch.T
     if get_num_threads() != threads:
         set_num_threads(threads)
     maps = maps.contiguous(memory_format=torch.channels_last)
-    pooled, mean, unbiased = _NormPool.apply(maps, norm.weight, norm.bias, norm.eps, slope)
+    pooled, mean, unbiased = _NormPool.apply(
+        maps, norm.weight, norm.bias, norm.eps, slope, pool_first
+    )
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
@@ -46,7 +51,8 @@ class Block(nn.Sequential):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         layers = dict(self.named_children())
-        together = list(layers)[:3] == ["conv", "norm", "pool"] and self.norm.training
+        order = list(layers)[1:3]
+        together = order in (["norm", "pool"], ["pool", "norm"]) and self.norm.training
         if not together or maps.device.type != "cpu":
             return super().forward(maps)
         maps = layers.pop("conv")(maps)
@@ -54,7 +60,7 @@ class Block(nn.Sequential):
             slope = 1.0  # an activation of another form follows by itself
             if isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
                 slope = getattr(layers.pop("activation"), "negative_slope", 0.0)
-            maps = norm_pool(maps, layers.pop("norm"), slope)
+            maps = norm_pool(maps, layers.pop("norm"), slope, order[0] == "pool")
             del layers["pool"]
         for layer in layers.values():
             maps = layer(maps)
@@ -65,7 +71,7 @@ class _NormPool(torch.autograd.Function):
     """The formulas of Ioffe and Szegedy 2015, with the gradient of the pooled maps alone."""
 
     @staticmethod
-    def forward(ctx, maps, weight, bias, eps, slope):
+    def forward(ctx, maps, weight, bias, eps, slope, pool_first):
         images, channels, height, width = maps.shape
         largest = torch.empty(
             (images, channels, height // 2, width // 2),
@@ -76,10 +82,11 @@ class _NormPool(torch.autograd.Function):
         result = torch.empty_like(largest)
         sums = np.zeros((images, 2, channels))
         # The largest of w * x + b is found at the smallest x where w is negative.
-        sign = torch.where(weight.detach() < 0, -1.0, 1.0)
+        sign = torch.where((weight.detach() < 0) & (not pool_first), -1.0, 1.0)
         shift = maps[0, :, 0, 0].float()  # near the mean, so that the squares do not cancel
-        _gather(_array(maps), sign.numpy(), shift.numpy(), _array(largest), _array(corner), sums)
-        count = images * height * width
+        small = _array(largest), _array(corner)
+        _gather(_array(maps), sign.numpy(), shift.numpy(), pool_first, *small, sums)
+        count = (largest if pool_first else maps).numel() // channels
         first, second = torch.from_numpy(sums.sum(0))
         shift = shift.double()
         second = second + 2 * shift * first + count * shift**2
@@ -96,7 +103,7 @@ class _NormPool(torch.autograd.Function):
         slope = np.float32(slope)
         _activate(_array(largest), scale.numpy(), offset.numpy(), slope, _array(result))
         ctx.save_for_backward(maps, largest, corner, scale, offset, mean, deviation)
-        ctx.slope, ctx.count = slope, count
+        ctx.slope, ctx.count, ctx.pool_first = slope, count, pool_first
         ctx.mark_non_differentiable(mean, unbiased)
         return result, mean, unbiased
 
@@ -114,8 +121,9 @@ class _NormPool(torch.autograd.Function):
         slant = -scale * deviation * weight_gradient / ctx.count
         level = -scale * bias_gradient / ctx.count - slant * mean
         result = torch.empty_like(maps)
-        _scatter(_array(maps), *small, _array(corner), slant.numpy(), level.numpy(), _array(result))
-        return result, own[1].float(), own[0].float(), None, None
+        line = slant.numpy(), level.numpy(), ctx.pool_first
+        _scatter(_array(maps), *small, _array(corner), *line, _array(result))
+        return result, own[1].float(), own[0].float(), None, None, None
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -157,7 +165,7 @@ def _store(array, index, value):
 
 
 @njit(**FAST)
-def _gather(maps, sign, shift, largest, corner, sums):
+def _gather(maps, sign, shift, pool_first, largest, corner, sums):
     """Find each 2x2 window's largest `sign` * value and its corner; sum values and squares."""
     images, height, width, channels = maps.shape
     rows, columns = height // 2, width // 2
@@ -170,9 +178,6 @@ def _gather(maps, sign, shift, largest, corner, sums):
                 best, where = largest[n, i, j], corner[n, i, j]
                 for k in range(channels):
                     va, vb, vc, vd = load(a[k]), load(b[k]), load(c[k]), load(d[k])
-                    sa, sb, sc, sd = va - shift[k], vb - shift[k], vc - shift[k], vd - shift[k]
-                    first[k] += (sa + sb) + (sc + sd)
-                    second[k] += (sa * sa + sb * sb) + (sc * sc + sd * sd)
                     top, at = va * sign[k], np.uint8(0)
                     if vb * sign[k] > top:
                         top, at = vb * sign[k], np.uint8(1)
@@ -182,11 +187,18 @@ def _gather(maps, sign, shift, largest, corner, sums):
                         top, at = vd * sign[k], np.uint8(3)
                     store(best, k, top * sign[k])
                     where[k] = at
+                    if pool_first:
+                        sa, sb, sc, sd = top - shift[k], ZERO, ZERO, ZERO
+                    else:
+                        sa, sb = va - shift[k], vb - shift[k]
+                        sc, sd = vc - shift[k], vd - shift[k]
+                    first[k] += (sa + sb) + (sc + sd)
+                    second[k] += (sa * sa + sb * sb) + (sc * sc + sd * sd)
             for k in range(channels):  # row by row in float64, so that rounding does not add up
                 sums[n, 0, k] += first[k]
                 sums[n, 1, k] += second[k]
                 first[k] = second[k] = ZERO
-        for i in range(height):  # an odd last row or column is in no window
+        for i in range(0 if pool_first else height):  # an odd last row or column, in no window
             for j in range(2 * columns if i < 2 * rows else 0, width):
                 for k in range(channels):
                     value = load(maps[n, i, j, k]) - shift[k]
@@ -229,8 +241,13 @@ def _reduce(largest, gradient, scale, offset, slope, mean, deviation, sums):
 
 
 @njit(**FAST)
-def _scatter(maps, largest, gradient, scale, offset, slope, corner, slant, level, result):
-    """Write the maps' gradient: `level` + `slant` * value, and the flow at each window's corner."""
+def _scatter(
+    maps, largest, gradient, scale, offset, slope, corner, slant, level, pool_first, result
+):
+    """Write the maps' gradient: the flow at each window's corner, and `level` + `slant` * value.
+
+    The second part belongs to every value that the statistics saw.
+    """
     images, height, width, channels = maps.shape
     rows, columns = height // 2, width // 2
     for n in prange(images):
@@ -239,18 +256,26 @@ def _scatter(maps, largest, gradient, scale, offset, slope, corner, slant, level
             for j in range(columns):
                 values, upper, where = largest[n, i, j], gradient[n, i, j], corner[n, i, j]
                 for k in range(channels):
-                    active = load(values[k]) * scale[k] + offset[k] > ZERO
+                    value = load(values[k])
+                    active = value * scale[k] + offset[k] > ZERO
                     flow[k] = load(upper[k]) * scale[k] * (ONE if active else slope)
+                    if pool_first:
+                        flow[k] += value * slant[k] + level[k]
                 for at in range(4):
                     x, y = 2 * i + at // 2, 2 * j + at % 2
-                    value, out = maps[n, x, y], result[n, x, y]
-                    for k in range(channels):
-                        here = flow[k] if where[k] == at else ZERO
-                        store(out, k, load(value[k]) * slant[k] + level[k] + here)
+                    seen, out = maps[n, x, y], result[n, x, y]
+                    if pool_first:
+                        for k in range(channels):
+                            store(out, k, flow[k] if where[k] == at else ZERO)
+                    else:
+                        for k in range(channels):
+                            here = flow[k] if where[k] == at else ZERO
+                            store(out, k, load(seen[k]) * slant[k] + level[k] + here)
         for i in range(height):
             for j in range(2 * columns if i < 2 * rows else 0, width):
                 for k in range(channels):
-                    store(result[n, i, j], k, load(maps[n, i, j, k]) * slant[k] + level[k])
+                    line = load(maps[n, i, j, k]) * slant[k] + level[k]
+                    store(result[n, i, j], k, ZERO if pool_first else line)
 
 
 _AVAILABLE = get_num_threads()

@@ -24,19 +24,22 @@ def pair(channels):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    shape=st.tuples(st.integers(1, 4), st.integers(1, 17), st.integers(2, 9), st.integers(2, 9)),
+    shape=st.tuples(st.integers(2, 4), st.integers(1, 17), st.integers(2, 9), st.integers(2, 9)),
     slope=st.sampled_from([0.0, 0.01, 1.0]),
     shift=st.sampled_from([0.0, 30.0, -300.0]),
+    pool_first=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_float32_equals_the_three_layers(shape, slope, shift, seed):
+def test_float32_equals_the_three_layers(shape, slope, shift, pool_first, seed):
     torch.manual_seed(seed)
     maps = (torch.randn(shape) + shift).requires_grad_()
     norm, other = pair(shape[1])
     other.double()
-    expected = F.leaky_relu(F.max_pool2d(other(maps.double()), 2), slope)  # float64 is the truth
+    precise = maps.double()  # float64 is the truth
+    pooled = other(F.max_pool2d(precise, 2)) if pool_first else F.max_pool2d(other(precise), 2)
+    expected = F.leaky_relu(pooled, slope)
     upper = torch.randn(expected.shape)
-    found = norm_pool(maps, norm, slope)
+    found = norm_pool(maps, norm, slope, pool_first)
     gradients = torch.autograd.grad(found, [maps, norm.weight, norm.bias], upper)
     truth = torch.autograd.grad(expected, [maps, other.weight, other.bias], upper.double())
     tolerance = 2e-4 if shift else 2e-5
