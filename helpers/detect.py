@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 
 from helpers.config import Config
 from helpers.hardware import choose_device, choose_dtype, keep_memory
-from helpers.tracking import Event, Judge, Rules, Track, Tracker, check_classes
-from helpers.video import Annotator, Video, Writer, draw_rules, draw_summary
+from helpers.roads.tracking import Event, Judge, Rules, Track, Tracker, check_classes
+from helpers.roads.video import Annotator, Video, Writer, draw_rules, draw_summary
 
 VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]  # what COCO's detectors are asked for
 EVENT_SECONDS = 2.0  # how long an event is written on the video

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm.auto import tqdm
 
 from helpers import ROOT
-from helpers import creatures as c
-from helpers import garden as g
-from helpers.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
+from helpers.drawings import creatures as c
+from helpers.drawings import garden as g
+from helpers.drawings.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
 
 View = tuple[Callable[[Canvas, Random], None], float]  # how to draw, largest turn (radians)
 

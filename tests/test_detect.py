@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from helpers import ROOT, detect, traffic
-from helpers.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
-from helpers.tracking import (
+from helpers import ROOT, detect
+from helpers.roads import traffic
+from helpers.roads.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
+from helpers.roads.tracking import (
     FORBIDDEN,
     WRONG_DIRECTION,
     Event,
@@ -25,7 +26,7 @@ from helpers.tracking import (
     box_iou,
     read_rules,
 )
-from helpers.video import Video, Writer
+from helpers.roads.video import Video, Writer
 
 NO_RULES = Rules()
 STREET = Rules.model_validate({

@@ -11,7 +11,11 @@ from packaging.requirements import Requirement
 
 from helpers import ROOT
 
-MODULES = {p.stem: p for p in (ROOT / "helpers").glob("*.py") if p.stem != "__init__"}
+MODULES = {
+    ".".join(path.relative_to(ROOT / "helpers").with_suffix("").parts): path
+    for path in (ROOT / "helpers").rglob("*.py")
+    if path.stem != "__init__"
+}
 LAYERS = {
     "parameters": 0,
     "config": 0,
@@ -53,19 +57,20 @@ def test_module_is_short(name):
 
 
 def test_imports_point_one_way():
+    """In a sub-package, too; its modules are in the layer of LAYERS[sub-package], else 1."""
     imports = {}
     for name, path in MODULES.items():
         imports[name] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "helpers":
-                imports[name] |= {alias.name for alias in node.names} & MODULES.keys()
-            elif isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{name}: write `from helpers ...`, not a relative import"
-                imports[name] |= {m for m in MODULES if node.module == f"helpers.{m}"}
+                found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
-                names = {alias.name for alias in node.names}
-                imports[name] |= {m for m in MODULES if f"helpers.{m}" in names}
-    layer = {name: LAYERS.get(name, 1) for name in MODULES}
+                found = {alias.name for alias in node.names}
+            else:
+                continue
+            imports[name] |= {m for m in MODULES if f"helpers.{m}" in found}
+    layer = {name: LAYERS.get(name.split(".")[0], 1) for name in MODULES}
     upward = [(a, b) for a, names in imports.items() for b in names if layer[b] > layer[a]]
     assert upward == []
     TopologicalSorter(imports).prepare()  # raises CycleError

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull
 from tqdm.auto import tqdm
 
-from helpers import scene
-from helpers.scene import FAR, NEAR, SIZE, Camera, Model, Scene
-from helpers.tracking import (
+from helpers.roads import scene
+from helpers.roads.scene import FAR, NEAR, SIZE, Camera, Model, Scene
+from helpers.roads.tracking import (
     FORBIDDEN,
     WRONG_DIRECTION,
     Event,
@@ -26,7 +26,7 @@ from helpers.tracking import (
     Zone,
     box_iou,
 )
-from helpers.video import Writer
+from helpers.roads.video import Writer
 
 FPS = 25
 BUILDERS = {"car": scene.build_car, "bus": scene.build_bus, "truck": scene.build_truck}  # COCO

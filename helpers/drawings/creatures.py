@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-from helpers.paint import (
+from helpers.drawings.paint import (
     DARK,
     WHITE,
     Canvas,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
-from helpers.tracking import Event, Rules, Track
+from helpers.roads.tracking import Event, Rules, Track
 
 RED, WHITE, DARK = (255, 59, 48), (255, 255, 255), (22, 26, 32)
 COLOURS = {"car": (96, 205, 255), "bus": (255, 205, 64), "truck": (214, 150, 255)}

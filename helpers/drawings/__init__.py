@@ -1,0 +1,1 @@
+"""The drawn images' brushes and motifs; helpers.draw makes data sets of them."""

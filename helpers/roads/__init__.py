@@ -1,0 +1,1 @@
+"""Roads: drawn traffic, videos in and out, vehicles followed, rules applied; see helpers.detect."""
