@@ -162,14 +162,14 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--frames", type=int, default=200)
     options = parser.parse_args()
-    images, targets = draw_scenes(320, TRAINING_SEED)
+    images, targets = draw_scenes(400, TRAINING_SEED)
     start = time.perf_counter()
-    detector = train_detector(images, targets, steps=200, seed=TRAINING_SEED)
+    detector = train_detector(images, targets, steps=300, seed=TRAINING_SEED)
     results = {"training_seconds": time.perf_counter() - start}
     results |= measure_events(detector, options.clips, options.frames)
     clip = Clip(FIRST_CLIP, options.frames)
     results["drawing_frames_per_second"] = measure_drawing(clip)
-    results |= measure_overhead(Clip(FIRST_CLIP, 100))
+    results |= measure_overhead(clip)
     print("| figure | measured |\n| --- | --- |")
     for name, value in results.items():
         shown = f"{value:.1%}" if name.endswith("share") else f"{value:,.3g}"

@@ -21,8 +21,10 @@ from helpers.roads.tracking import (
     WRONG_DIRECTION,
     Event,
     Judge,
+    Lane,
     Rules,
     Tracker,
+    Zone,
     box_iou,
     read_rules,
 )
@@ -174,6 +176,31 @@ def test_vehicles_that_pass_each_other_keep_their_numbers():
     events, tracker = follow([a + b for a, b in zip(up, down, strict=True)])
     assert tracker.count == 2
     assert [(e.event, e.track) for e in events] == [(WRONG_DIRECTION, 2)]
+
+
+def test_part_of_a_vehicle_is_no_second_offender():
+    """A cab seen as a vehicle of its own moves with its truck; the truck alone is reported."""
+    rules = Rules(zones=[Zone(name="road", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)],
+                              forbidden=["truck"])])
+    tracker, judge, events = Tracker(), Judge(rules, 640, 384), []
+    for i in range(30):
+        x = 4 * i
+        boxes = np.array([[100 + x, 100, 200 + x, 180], [165 + x, 130, 200 + x, 180]], float)
+        count = 1 if i < 3 else 2
+        seen = tracker.update(boxes[:count], ["truck"] * count, np.ones(count))
+        events += judge.update(seen, i, i / 25)
+    assert [tuple(event.box[:2] > 130) for event in events] == [(False, False)]
+
+
+def test_jump_to_the_next_vehicle_is_no_driving_backwards():
+    lane = Lane(name="lane", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)],
+                directions=[((0.1, 0.5), (0.9, 0.5))])
+    tracker, judge, events = Tracker(min_overlap=0.05), Judge(Rules(lanes=[lane]), 640, 384), []
+    for i in range(60):
+        x = 6 * i if i < 30 else 6 * i - 60  # one leaves, the follower takes over its track
+        box = np.array([[x, 100, x + 80, 180]], float)
+        events += judge.update(tracker.update(box, ["car"], np.ones(1)), i, i / 25)
+    assert events == []
 
 
 def test_weak_detection_continues_a_track_but_starts_none():

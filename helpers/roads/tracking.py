@@ -155,6 +155,13 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return both / (areas[0][:, None] + areas[1][None] - both).clip(1e-9)
 
 
+def _is_part(box: np.ndarray, other: np.ndarray) -> bool:
+    """Say whether more than 60 % of a box lies in another, larger one."""
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    area, larger = ((b[2:] - b[:2]).prod() for b in (box, other))
+    return larger > area and sides.clip(0).prod() > .6 * area
+
+
 class Tracker:
     """Join detections of successive frames to tracks.
 
@@ -204,6 +211,8 @@ class Tracker:
 
     def _see(self, track: Track, box: np.ndarray, label: str, score: float) -> None:
         steps = max(track.missed, 1)
+        if track.hits and box_iou(track.box[None], box[None])[0, 0] < .4:
+            track.way.clear()  # a jump, perhaps to the next vehicle, is no movement
         if track.hits:  # the predicted box plus the miss: smooth the speed, keep the measured box
             gain = max(.25, 1 / (track.hits + 1))
             track.velocity = track.velocity + gain * (box - track.box) / steps
@@ -245,15 +254,15 @@ class Judge:
                 if inside:
                     track.zones.add(name)
                 broken = inside and track.label in forbidden
-                events += self._count(track, broken, FORBIDDEN, name, frame, time)
+                events += self._count(track, broken, FORBIDDEN, name, frame, time, tracks)
         for name, polygon, arrows in self.lanes:
             for track, inside in zip(tracks, polygon.contains_points(feet), strict=True):
                 broken = inside and self._is_against(track, arrows)
-                events += self._count(track, broken, WRONG_DIRECTION, name, frame, time)
+                events += self._count(track, broken, WRONG_DIRECTION, name, frame, time, tracks)
         return events
 
     def _count(self, track: Track, broken: bool, event: str, zone: str, frame: int,
-               time: float) -> list[Event]:
+               time: float, tracks: list[Track]) -> list[Event]:
         key = (event, zone)
         if not broken:
             track.broken.pop(key, None)
@@ -261,6 +270,8 @@ class Judge:
         track.broken[key] += 1
         if track.broken[key] < self.persistence or key in track.reported:
             return []
+        if any(other.broken[key] and _is_part(track.box, other.box) for other in tracks):
+            return []  # a cab or a trailer seen as a vehicle of its own: the whole one is reported
         track.reported.add(key)
         return [Event(frame, time, track.number, track.label, event, zone, track.box.copy())]
 
