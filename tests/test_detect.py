@@ -189,7 +189,7 @@ def test_part_of_a_vehicle_is_no_second_offender():
         count = 1 if i < 3 else 2
         seen = tracker.update(boxes[:count], ["truck"] * count, np.ones(count))
         events += judge.update(seen, i, i / 25)
-    assert [tuple(event.box[:2] > 130) for event in events] == [(False, False)]
+    assert [event.box[2] - event.box[0] for event in events] == [100]
 
 
 def test_jump_to_the_next_vehicle_is_no_driving_backwards():
