@@ -130,7 +130,7 @@ class _File:
             self.path.stem,
             content,
             method,
-            sorted(parameters, key=lambda parameter: parameter.name),
+            parameters,
             constants,
             self.number(keys, "run_cap", whole=True, low=1),
             **self.metric(keys, root, method),
@@ -219,14 +219,22 @@ class _File:
         return Hyperband(bands, eta, strict)
 
     def parameters(self, node: yaml.Node, method: str) -> tuple[list[Parameter], dict[str, Any]]:
-        """Return the searched parameters and the constants of a group."""
+        """Return the searched parameters, in wandb's order, and the constants of a group."""
         searched: dict[str, Parameter] = {}
         constants: dict[str, Any] = {}
-        for name, entry in self.mapping(node, "parameters").items():
+        entries = self.mapping(node, "parameters")
+        place = {str(self.value(key)): key for key, _ in node.value}
+        for name, entry in sorted(entries.items()):
             keys = self.mapping(entry, f"parameter {name}")
             if "parameters" in keys:
                 self.mapping(entry, f"group {name}", ("parameters",))
                 more, fixed = self.parameters(keys["parameters"], method)
+            elif name in FIXED:
+                raise self.problem(place[name], f"'{name}' is the sweep's own: leave it out")
+            elif name not in Config.model_fields:
+                hint = did_you_mean(name, Config.model_fields)
+                hint = hint or "; helpers/config.py lists them all"
+                raise self.problem(place[name], f"unknown parameter '{name}'{hint}")
             else:
                 more, fixed = self.parameter(name, entry, keys, method)
             for parameter in [*(p.name for p in more), *fixed]:
@@ -239,11 +247,6 @@ class _File:
         return list(searched.values()), constants
 
     def parameter(self, name: str, entry: yaml.Node, keys: dict, method: str):
-        if name in FIXED:
-            raise self.problem(entry, f"parameter '{name}' is the sweep's own: leave it out")
-        if name not in Config.model_fields:
-            hint = did_you_mean(name, Config.model_fields) or "; helpers/config.py lists them all"
-            raise self.problem(entry, f"unknown parameter '{name}'{hint}")
         try:
             plain = {key: self.value(value) for key, value in keys.items()}
             parameter = make_parameter(name, plain, method)
