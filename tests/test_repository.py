@@ -24,7 +24,8 @@ LAYERS = {
     "train": 2,
     "evaluate": 2,
 }  # others: 1
-LAYERS |= {"figures": 3, "sweep": 3, "visualize": 3, "detect": 3, "batch": 4, "report": 4}
+LAYERS |= {"figures": 3, "sweep": 3, "sweep_worker": 3, "findings": 3, "panels": 3}
+LAYERS |= {"visualize": 3, "experiments": 3, "detect": 3, "batch": 4, "report": 4}
 
 
 @pytest.fixture(scope="module")
