@@ -1,0 +1,240 @@
+"""What a sweep found, from its run folders alone: one-factor comparisons and importance.
+
+Two runs make a pair of a parameter when they are equal in everything else. Pairs tell what a
+parameter does; importance and correlation only tell what went along with good runs.
+"""
+
+import itertools
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from sklearn.ensemble import RandomForestRegressor
+
+from helpers.config import Config, ConfigError
+from helpers.runs import Run
+
+# Fewer pairs cannot tell: five of equal sign happen by chance in 1 of 16 cases, six in 1 of 32.
+FEWEST_PAIRS = 6
+KEPT = {"name", "runs_root", "tracking", "data_root"}  # say nothing about a result
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Hold what changing a parameter from `baseline` to `value` does to the metric, all else equal.
+
+    `mean` and its 95 % interval from `low` to `high` are nan without pairs.
+    """
+
+    parameter: str
+    value: object
+    baseline: object
+    metric: str
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def is_evidence(self) -> bool:
+        """Say whether there are enough pairs and the interval leaves out 0."""
+        return self.pairs >= FEWEST_PAIRS and (self.low > 0 or self.high < 0)
+
+    def __str__(self) -> str:
+        name = self.parameter.replace("_", " ").capitalize()
+        if (self.value, self.baseline) != (True, False):
+            name += f" {shorten(self.value)} instead of {shorten(self.baseline)}"
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
+        if self.pairs < FEWEST_PAIRS:
+            return f"{name}: no evidence, {pairs} of at least {FEWEST_PAIRS}"
+        points = self.metric.endswith("accuracy")
+        scale, digits, unit = (100, 1, " points") if points else (1, 3, "")
+        mean, low, high = (scale * number for number in (self.mean, self.low, self.high))
+        text = f"{mean:+.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}], {pairs}"
+        return f"{name}: {text}" if self.is_evidence else f"{name}: no evidence, {text}"
+
+
+def varied(runs: list[Run]) -> dict[str, list]:
+    """Return the parameters that differ between runs, each with its values, sorted."""
+    configs = [run.config.model_dump(exclude=KEPT) for run in runs]
+    values = {name: {_key(c[name]): c[name] for c in configs} for name in Config.model_fields
+              if name not in KEPT}  # fmt: skip
+    return {
+        name: sorted(found.values(), key=_sort_key)
+        for name, found in values.items()
+        if len(found) > 1
+    }
+
+
+def value_of(run: Run, metric: str = "val_accuracy", epochs: int | None = None) -> float:
+    """Return the best value of a metric in a run's first `epochs` epochs, by default in all."""
+    values = [row[metric] for row in run.history[:epochs]]
+    return max(values) if metric.endswith("accuracy") else min(values)
+
+
+def compare(runs: list[Run], metric: str = "val_accuracy") -> list[Comparison]:
+    """Compare the values of every parameter by the pairs of runs that are equal in all else.
+
+    A run that a sweep ended early is compared with its partner's epochs up to there. For yes and
+    no, and numbers, the larger value is compared with the smaller one. The 95 % interval is the
+    bootstrap's expanded percentile interval, which holds for few pairs, too (Hesterberg 2015, What
+    Teachers Should Know About the Bootstrap, section 5.2).
+    """
+    comparisons = []
+    for parameter, values in varied(runs).items():
+        pairs = _pairs(runs, parameter)
+        for baseline, value in itertools.combinations(values, 2):
+            found = pairs.get((_key(baseline), _key(value)), [])
+            if found or len(values) == 2:
+                differences = [_difference(*pair, metric) for pair in found]
+                mean, low, high = mean_and_interval(np.array(differences))
+                comparisons.append(
+                    Comparison(parameter, value, baseline, metric, mean, low, high, len(found))
+                )
+    return comparisons
+
+
+def mean_and_interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean of some numbers and the ends of its 95 % bootstrap interval."""
+    count = len(differences)
+    if count < 2:
+        return (float(differences.mean()) if count else np.nan), np.nan, np.nan
+    draws = np.random.default_rng(0).integers(0, count, (10_000, count))
+    tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf(0.025, count - 1))
+    low, high = np.quantile(differences[draws].mean(1), [tail, 1 - tail])
+    return float(differences.mean()), float(low), float(high)
+
+
+def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:
+    """Return the configurations to train so that every parameter gets `pairs` pairs.
+
+    Of each parameter, the two values are compared that need the fewest runs; one with mostly
+    different values (drawn from a range) is left out. Each step adds the run that completes the
+    most missing pairs, and runs with a high value of the metric are completed first.
+    """
+    order = sorted(runs, key=value_of, reverse=True)
+    configs = {_key(_rest(run.config)): run.config for run in order}
+    wanted = {name: _target(runs, name, values) for name, values in varied(runs).items()
+              if 2 * len(values) <= len(runs) or len(values) == 2}  # fmt: skip
+    planned: list[Config] = []
+    while True:
+        gains: Counter = Counter()
+        candidates: dict[str, Config] = {}
+        for name, target in wanted.items():
+            partners = [(c, _partner(c, name, target)) for c in configs.values()]
+            partners = [(c, p) for c, p in partners if p is not None]
+            complete = sum(_key(_rest(p)) in configs for _, p in partners) // 2
+            if complete >= pairs:
+                continue
+            for _, partner in partners:
+                key = _key(_rest(partner))
+                if key not in configs:
+                    candidates.setdefault(key, partner)
+                    gains[key] += 1
+        if not gains:
+            return planned
+        key = gains.most_common(1)[0][0]
+        configs[key] = candidates[key].replace(name=f"pair-{candidates[key].id}")
+        planned.append(configs[key])
+
+
+def importance(runs: list[Run], metric: str = "val_accuracy") -> list[dict]:
+    """Say which parameters went along with the metric, the most important first.
+
+    Rows of `name`, `importance` (of a random forest that predicts the metric, adds up to 1) and
+    `correlation` (Pearson's, -1 to 1), as in wandb's panel
+    (https://docs.wandb.ai/guides/app/features/panels/parameter-importance): a number or a switch
+    is one row, any other parameter a row for each value.
+    """
+    columns, names = [], []
+    for parameter, values in varied(runs).items():
+        of_runs = [getattr(run.config, parameter) for run in runs]
+        if all(isinstance(value, bool | int | float) for value in values):
+            names.append(parameter)
+            columns.append([float(value) for value in of_runs])
+        else:
+            names += [f"{parameter} {shorten(value)}" for value in values]
+            columns += [[float(_key(v) == _key(value)) for v in of_runs] for value in values]
+    target = np.array([value_of(run, metric) for run in runs])
+    if not names or np.ptp(target) == 0:
+        return []
+    forest = RandomForestRegressor(200, random_state=0).fit(np.transpose(columns), target)
+    rows = [
+        {"name": name, "importance": float(share), "correlation": _correlation(column, target)}
+        for name, column, share in zip(names, columns, forest.feature_importances_, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -row["importance"])
+
+
+def shorten(value: object) -> str:
+    """Write a parameter's value briefly: a list of equal numbers as 32 x 5, yes and no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        if len(value) > 2 and len({_key(v) for v in value}) == 1:
+            return f"{shorten(value[0])} x {len(value)}"
+        return ", ".join(shorten(v) for v in value) or "none"
+    return str(value)
+
+
+def _pairs(runs: list[Run], parameter: str) -> dict[tuple, list]:
+    """Group the pairs of runs that differ in one parameter alone by their two values."""
+    groups = defaultdict(dict)
+    for run in runs:
+        groups[_key(_rest(run.config, parameter))][_key(getattr(run.config, parameter))] = run
+    pairs = defaultdict(list)
+    for group in groups.values():
+        for first, second in itertools.permutations(group, 2):
+            pairs[first, second].append((group[first], group[second]))
+    return pairs
+
+
+def _difference(first: Run, second: Run, metric: str) -> float:
+    ended_early = [r.status["stopped_at"] for r in (first, second) if "stopped_at" in r.status]
+    epochs = min(ended_early, default=None)
+    return value_of(second, metric, epochs) - value_of(first, metric, epochs)
+
+
+def _target(runs: list[Run], parameter: str, values: list) -> tuple:
+    """Return the two values with the most pairs, and among those with the most runs."""
+    pairs = _pairs(runs, parameter)
+    counts = Counter(_key(getattr(run.config, parameter)) for run in runs)
+
+    def score(two: tuple) -> tuple:
+        first, second = map(_key, two)
+        return len(pairs.get((first, second), [])), counts[first] + counts[second]
+
+    return max(itertools.combinations(values, 2), key=score)
+
+
+def _partner(config: Config, parameter: str, target: tuple) -> Config | None:
+    """Return the configuration with the other one of two values, if that can work."""
+    own = _key(getattr(config, parameter))
+    others = [value for value in target if _key(value) != own]
+    if len(others) != 1:
+        return None
+    try:
+        return config.replace(**{parameter: others[0]})
+    except ConfigError:
+        return None
+
+
+def _correlation(column: list[float], target: np.ndarray) -> float:
+    return float(np.corrcoef(column, target)[0, 1])
+
+
+def _rest(config: Config, parameter: str = "") -> dict:
+    return config.model_dump(exclude=KEPT | {parameter})
+
+
+def _key(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _sort_key(value: object) -> tuple:
+    number = isinstance(value, bool | int | float)
+    return (0, value, "") if number else (1, 0, _key(value))

@@ -1,0 +1,201 @@
+"""Findings of sweeps: pairs, intervals, plans and importance, on run folders written by hand."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from helpers import findings, panels
+from helpers.config import Config
+from helpers.findings import Comparison, compare, importance, mean_and_interval, plan, varied
+from helpers.runs import Run
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a run's folder with a value of the metric at each epoch."""
+
+    def write(values, stopped_at=None, **parameters):
+        config = Config(runs_root=str(tmp_path), **parameters)
+        run = Run(tmp_path / config.id)
+        run.folder.mkdir()
+        run.write_json("config.json", config.model_dump())
+        run.write_csv("history.csv", [{"epoch": i + 1, "val_accuracy": v, "val_loss": 1 - v}
+                                      for i, v in enumerate(values)])  # fmt: skip
+        minute = sum(1 for _ in tmp_path.iterdir())
+        stopped = {"stopped_at": stopped_at} if stopped_at else {}
+        run.write_json("metrics.json", {"train_seconds": 30.0})
+        run.set_status("finished", **stopped)
+        status = run.status | {"time": f"2026-01-01T00:{minute:02d}:00.000+00:00"}
+        run.write_json("status.json", status)
+        return run
+
+    return write
+
+
+@pytest.fixture
+def grid(write):
+    """A full grid whose accuracy is known: batch norm adds .1, dropout takes .1 of its value."""
+    noise = np.random.default_rng(0)
+    return [
+        write([0.1, 0.5 + 0.1 * norm - 0.1 * dropout + noise.normal(0, 0.003)],
+              batch_norm=norm, dropout=dropout, seed=seed)
+        for norm, dropout, seed in itertools.product([False, True], [0.0, 0.2], [0, 1, 2, 3])
+    ]  # fmt: skip
+
+
+def test_varied_parameters_only(grid):
+    assert varied(grid) == {
+        "batch_norm": [False, True],
+        "dropout": [0.0, 0.2],
+        "seed": [0, 1, 2, 3],
+    }
+
+
+def test_comparison_finds_the_known_effects(grid):
+    found = {c.parameter: c for c in compare(grid) if c.parameter != "seed"}
+    assert (found["batch_norm"].value, found["batch_norm"].baseline) == (True, False)
+    assert found["batch_norm"].pairs == found["dropout"].pairs == 8
+    assert found["batch_norm"].mean == pytest.approx(0.1, abs=0.005)
+    assert found["dropout"].mean == pytest.approx(-0.02, abs=0.005)
+    assert found["batch_norm"].is_evidence and found["dropout"].is_evidence
+    seeds = [c for c in compare(grid) if c.parameter == "seed"]
+    assert len(seeds) == 6 and all(c.pairs == 4 and not c.is_evidence for c in seeds)
+
+
+def test_comparison_by_hand(write):
+    values = [(0.5, True, 0), (0.4, False, 0), (0.7, True, 1), (0.3, False, 1), (0.9, True, 2)]
+    runs = [write([v], batch_norm=norm, seed=seed) for v, norm, seed in values]
+    (norm,) = [c for c in compare(runs) if c.parameter == "batch_norm"]
+    assert norm.pairs == 2 and norm.mean == pytest.approx((0.1 + 0.4) / 2)
+    (norm,) = [c for c in compare(runs, "val_loss") if c.parameter == "batch_norm"]
+    assert norm.mean == pytest.approx(-(0.1 + 0.4) / 2)
+
+
+def test_run_ended_early_is_compared_up_to_there(write):
+    runs = [write([0.2, 0.9], batch_norm=True), write([0.3], stopped_at=1, batch_norm=False)]
+    (norm,) = compare(runs)
+    assert norm.mean == pytest.approx(-0.1)
+
+
+def test_runs_that_differ_in_two_parameters_are_no_pair(write):
+    runs = [write([0.2], batch_norm=True, seed=0), write([0.3], batch_norm=False, seed=1)]
+    assert [(c.parameter, c.pairs) for c in compare(runs)] == [("batch_norm", 0), ("seed", 0)]
+    assert str(compare(runs)[0]) == "Batch norm: no evidence, 0 pairs of at least 6"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({}, "Batch norm: +3.1 points [1.0, 5.2], 14 pairs"),
+        ({"low": -0.01}, "Batch norm: no evidence, +3.1 points [-1.0, 5.2], 14 pairs"),
+        ({"pairs": 1}, "Batch norm: no evidence, 1 pair of at least 6"),
+        (
+            {"parameter": "dropout", "value": 0.3, "baseline": 0.2},
+            "Dropout 0.3 instead of 0.2: +3.1 points [1.0, 5.2], 14 pairs",
+        ),
+        (
+            {"parameter": "filters", "value": [32] * 5, "baseline": [64, 32, 16, 8, 4]},
+            "Filters 32 x 5 instead of 64, 32, 16, 8, 4: +3.1 points [1.0, 5.2], 14 pairs",
+        ),
+        ({"metric": "val_loss"}, "Batch norm: +0.031 [0.010, 0.052], 14 pairs"),
+    ],
+)
+def test_sentence(change, text):
+    keys = ("parameter", "value", "baseline", "metric", "mean", "low", "high", "pairs")
+    plain = ("batch_norm", True, False, "val_accuracy", 0.031, 0.01, 0.052, 14)
+    assert str(Comparison(**dict(zip(keys, plain, strict=True)) | change)) == text
+
+
+@pytest.mark.parametrize("count", [6, 20])
+def test_interval_holds_the_truth_in_about_95_of_100_cases(count):
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(400):
+        mean, low, high = mean_and_interval(rng.normal(1, 2, count))
+        assert low < mean < high
+        inside += low < 1 < high
+    assert 0.90 < inside / 400 < 0.98
+
+
+def pairs_of(configs, parameter, values):
+    rest = [json.dumps(c.model_dump(exclude=findings.KEPT | {parameter})) for c in configs]
+    both = [{r for r, c in zip(rest, configs, strict=True) if getattr(c, parameter) == v}
+            for v in values]  # fmt: skip
+    return len(both[0] & both[1])
+
+
+def test_plan_gives_every_parameter_its_pairs(write):
+    runs = [
+        write([0.3], batch_norm=norm, dropout=dropout, seed=seed)
+        for norm, dropout, seed in [
+            (True, 0.0, 0), (False, 0.2, 1), (True, 0.2, 2), (False, 0.0, 3), (True, 0.0, 4),
+            (True, 0.2, 5),
+        ]
+    ]  # fmt: skip
+    planned = plan(runs, pairs=4)
+    everything = [run.config for run in runs] + planned
+    assert pairs_of(everything, "batch_norm", [True, False]) >= 4
+    assert pairs_of(everything, "dropout", [0.0, 0.2]) >= 4
+    assert len({c.id for c in everything}) == len(everything)
+    # Eight pairs of four runs each at best: a planned run can complete one pair per parameter.
+    assert len(planned) <= 8
+
+
+def test_plan_is_empty_where_pairs_are_enough(grid):
+    assert plan(grid, pairs=4) == []
+
+
+def test_plan_is_smallest_for_two_parameters(write):
+    """Two runs at opposite corners: two runs more give each parameter two pairs, not four."""
+    runs = [write([0.3], batch_norm=True, dropout=0.0), write([0.4], batch_norm=False, dropout=0.2)]
+    planned = {(c.batch_norm, c.dropout) for c in plan(runs, pairs=2)}
+    assert planned == {(True, 0.2), (False, 0.0)}
+
+
+def test_plan_leaves_out_ranges_and_what_cannot_work(write):
+    runs = [write([0.3], lr=0.001 * (i + 1), dense=8 * (1 + i % 2), batch_norm=True,
+                  norm_after_pool=i < 3) for i in range(6)]  # fmt: skip
+    planned = plan(runs, pairs=6)
+    assert {c.lr for c in planned} == {run.config.lr for run in runs}
+
+
+def test_importance_finds_what_mattered(grid):
+    rows = importance(grid)
+    assert [row["name"] for row in rows][:2] == ["batch_norm", "dropout"]
+    assert sum(row["importance"] for row in rows) == pytest.approx(1)
+    assert rows[0]["correlation"] > 0.9 and rows[1]["correlation"] < 0
+
+
+def test_importance_of_choices_has_a_row_for_each_value(write):
+    good = {"relu": 0.3, "gelu": 0.5, "silu": 0.3}
+    runs = [write([good[name]], activation=name, seed=seed) for name in good for seed in (0, 1)]
+    rows = {row["name"]: row for row in importance(runs)}
+    assert rows["activation gelu"]["correlation"] == pytest.approx(1)
+    assert rows["activation relu"]["correlation"] == pytest.approx(-0.5)
+    assert rows["activation gelu"]["importance"] > 0.5
+
+
+def test_importance_of_runs_that_are_all_equally_good(write):
+    assert importance([write([0.3], seed=seed) for seed in (0, 1)]) == []
+
+
+def test_panels_draw_what_is_in_the_folders(grid, write):
+    runs = [*grid, write([0.2], stopped_at=1, batch_norm=True, filters=[8] * 5)]
+    figure = panels.by_time(runs)
+    best_so_far = figure.axes[0].lines[0].get_ydata()
+    values = [max(row["val_accuracy"] for row in run.history) for run in runs]
+    assert list(best_so_far) == list(np.maximum.accumulate(values))
+    to_the_end, early = figure.axes[0].collections
+    assert len(to_the_end.get_offsets()) == len(grid) and len(early.get_offsets()) == 1
+    lines = panels.parallel_coordinates(runs).axes[0].patches
+    assert len(lines) == len(runs)
+    assert len(panels.importance_table(runs).axes[0].patches) == len(importance(runs))
+    assert isinstance(panels.comparison_table(compare(runs)), Figure)
+
+
+def test_panels_take_a_single_run(write):
+    for draw in (panels.by_time, panels.parallel_coordinates, panels.importance_table):
+        draw([write([0.2], seed=abs(hash(draw)) % 1000)]).canvas.draw()
