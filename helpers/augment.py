@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from helpers.config import Config
+from helpers.pretrained import published_input
+from helpers.weights import read_checkpoint
 
 # Per-channel mean and standard deviation of pixels scaled to 0..1.
 NORMALIZATIONS = {
@@ -26,9 +28,18 @@ def normalize(images: torch.Tensor, mean, std, dtype: torch.dtype = torch.float3
 
 
 def normalization(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the (mean, standard deviation) that a configuration's network expects."""
-    chosen = "half" if config.normalization == "auto" else config.normalization
-    return NORMALIZATIONS[chosen]
+    """Return the (mean, standard deviation) that a configuration's network expects.
+
+    "auto" is what its weights were trained with: the published ones' own, a run's own, else half.
+    """
+    if config.normalization != "auto":
+        return NORMALIZATIONS[config.normalization]
+    if config.weights == "none":
+        return NORMALIZATIONS["half"]
+    if config.weights == "imagenet":
+        published = published_input(config.model)
+        return published.mean, published.std
+    return normalization(Config(**read_checkpoint(config)["config"]))
 
 
 def augment(

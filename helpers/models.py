@@ -1,23 +1,19 @@
-"""Networks: the five-block CNN of the assignments, and torchvision's classifiers by name."""
+"""Networks: the five-block CNN of the assignments, and every torchvision and timm classifier.
+
+Start with `build`; `freeze` chooses what is trained.
+"""
 
 from collections import OrderedDict
 
 import torch
-import torchvision
 from torch import nn
 
-from helpers.config import Config, ConfigError, did_you_mean
+from helpers import pretrained, weights
+from helpers.config import Config, ConfigError
+from helpers.freezing import freeze  # noqa: F401  (helpers.models.freeze)
+from helpers.heads import ACTIVATIONS, INITIALIZATIONS, dense_head
 from helpers.norm_pool import Block
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "elu": nn.ELU,
-    "tanh": nn.Tanh,
-}
 # Max pooling and a non-decreasing function commute exactly, and pooling first
 # leaves the activation a quarter of the work.
 NON_DECREASING = {"relu", "leaky_relu", "elu", "tanh"}
@@ -40,9 +36,14 @@ class FiveBlocks(nn.Module):
         features = config.filter_list[-1]
         if config.pooling == "flatten":
             features *= config.feature_sizes[-1][1] ** 2
-        self.head = _head(config, features, num_classes)
-        if config.init != "default":
-            self.apply(INITIALIZATIONS[config.init])
+        pool = None
+        if config.pooling == "average":
+            pool = nn.AdaptiveAvgPool2d(1)
+        elif config.start_image_size:  # smaller images leave smaller maps; the last ones fit
+            pool = nn.AdaptiveAvgPool2d(config.feature_sizes[-1][1])
+        self.head = dense_head(config, features, num_classes, pool)
+        # What is new in fine-tuning: the last layer, or all dense layers.
+        self.head_name = "head" if config.head == "dense" else "head.classifier"
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(images))
@@ -66,59 +67,29 @@ def _block(config: Config, in_channels: int, out_channels: int, kernel: int) -> 
     return Block(layers)
 
 
-def _head(config: Config, features: int, num_classes: int) -> nn.Sequential:
-    layers: dict[str, nn.Module] = OrderedDict()
-    if config.pooling == "average":
-        layers["average"] = nn.AdaptiveAvgPool2d(1)
-    elif config.start_image_size:  # smaller images leave smaller maps; the final size is unchanged
-        layers["stretch"] = nn.AdaptiveAvgPool2d(config.feature_sizes[-1][1])
-    layers["flatten"] = nn.Flatten()
-    for number, width in enumerate(config.dense_list, start=1):
-        layers[f"dense{number}"] = nn.Linear(features, width)
-        layers[f"activation{number}"] = ACTIVATIONS[config.activation]()
-        if config.dropout and config.dropout_after in ("dense", "both"):
-            layers[f"dropout{number}"] = nn.Dropout(config.dropout)
-        features = width
-    layers["classifier"] = nn.Linear(features, num_classes)
-    return nn.Sequential(layers)
-
-
-def _kaiming(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def _glorot(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.xavier_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-INITIALIZATIONS = {"kaiming": _kaiming, "glorot": _glorot}  # He 2015; Glorot and Bengio 2010
-
-
 def build(config: Config, num_classes: int) -> nn.Module:
-    """Build `config.model` for `num_classes`, with weights drawn from `config.seed`.
+    """Build `config.model` for `num_classes`, with a new head drawn from `config.seed`.
 
-    `five_blocks` is the assignments' network; any other name is one of torchvision's classifiers
-    (without weights). Raises ConfigError for an unknown name.
+    `five_blocks` is the assignments' network; any other name is one of torchvision's classifiers,
+    or timm's where torchvision has not that name ("timm:NAME" for timm's in any case). The body
+    has `config.weights`: drawn from the seed too, ImageNet's, or those of a run's best epoch.
+    `model.head_name` says which module is the new head. Raises ConfigError for what is not known,
+    does not fit or has more than `config.max_parameters`, FileNotFoundError for missing weights.
     """
     torch.manual_seed(config.seed)
     if config.model == "five_blocks":
-        return FiveBlocks(config, num_classes)
-    known = torchvision.models.list_models(module=torchvision.models)
-    if config.model not in known:
-        hint = did_you_mean(config.model, ["five_blocks", *known])
-        raise ConfigError(f"model '{config.model}' is not known{hint}")
-    options = {}
-    if config.model in ("googlenet", "inception_v3"):
-        options = {"aux_logits": False, "init_weights": False}
-    model = torchvision.models.get_model(
-        config.model, weights=None, num_classes=num_classes, **options
-    )
+        model = FiveBlocks(config, num_classes)
+    else:
+        model = pretrained.network(config, num_classes)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if config.max_parameters and total > config.max_parameters:
+        raise ConfigError(
+            f"{config.model} has {total:,} parameters, more than max_parameters = "
+            f"{config.max_parameters:,}: choose a smaller network or head"
+        )
     if config.init != "default":
-        model.apply(INITIALIZATIONS[config.init])
+        new = model if config.weights == "none" else model.get_submodule(model.head_name)
+        new.apply(INITIALIZATIONS[config.init])
+    if config.weights != "none":
+        weights.load(model, config)
     return model

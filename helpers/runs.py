@@ -106,7 +106,8 @@ class Run:
     def load_model(self) -> torch.nn.Module:
         """Rebuild the network with the weights of its best epoch, in eval mode."""
         checkpoint = self.read_checkpoint("best.pt")
-        model = models.build(self.config, len(checkpoint["classes"]))
+        config = self.config.replace(weights="none")  # all weights are in the checkpoint
+        model = models.build(config, len(checkpoint["classes"]))
         model.load_state_dict(checkpoint["model"])
         return model.eval()
 

@@ -1,0 +1,71 @@
+"""Heads: what turns a feature map or a vector of features into one output a class."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from helpers.config import Config
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "elu": nn.ELU,
+    "tanh": nn.Tanh,
+}
+
+
+def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn.Sequential:
+    """Make pooling, flatten, batch norm, hidden dense layers with dropout, and the last layer.
+
+    `features` is what is left after `pool` (a module; None: nothing to pool) and flattening.
+    """
+    layers: dict[str, nn.Module] = {"pool": pool} if pool else {}
+    layers["flatten"] = nn.Flatten()
+    if config.head_norm:
+        layers["norm"] = nn.BatchNorm1d(features)
+    for number, width in enumerate(config.dense_list, start=1):
+        layers[f"dense{number}"] = nn.Linear(features, width)
+        layers[f"activation{number}"] = ACTIVATIONS[config.activation]()
+        if config.dropout and config.dropout_after in ("dense", "both"):
+            layers[f"dropout{number}"] = nn.Dropout(config.dropout)
+        features = width
+    if config.head_activation != "none":
+        layers["activation"] = ACTIVATIONS[config.head_activation]()
+    layers["classifier"] = nn.Linear(features, num_classes)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def linear_head(config: Config, old: nn.Linear | nn.Conv2d, num_classes: int) -> nn.Sequential:
+    """Make a new last layer in place of `old`, with `config.dropout` in front of it."""
+    on_maps = isinstance(old, nn.Conv2d)
+    features = old.in_channels if on_maps else old.in_features
+    layers: dict[str, nn.Module] = {}
+    if config.head_norm:
+        layers["norm"] = nn.BatchNorm2d(features) if on_maps else nn.BatchNorm1d(features)
+    if config.dropout:
+        layers["dropout"] = nn.Dropout(config.dropout)
+    if config.head_activation != "none":
+        layers["activation"] = ACTIVATIONS[config.head_activation]()
+    last = nn.Conv2d(features, num_classes, 1) if on_maps else nn.Linear(features, num_classes)
+    layers["classifier"] = last
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _kaiming(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _glorot(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+INITIALIZATIONS = {"kaiming": _kaiming, "glorot": _glorot}  # He 2015; Glorot and Bengio 2010
