@@ -46,7 +46,7 @@ def measure_rates(dtype: torch.dtype, device: torch.device) -> dict:
     """Measure the matrix rate in operations/s of `dtype` and float32, and the copy in bytes/s."""
     rates = {}
     for name, kind in {"fast": dtype, "float32": torch.float32}.items():
-        size = 2048 if device.type == "cpu" else 8192
+        size = 4096 if device.type == "cpu" else 8192
         a, b = torch.randn(2, size, size, device=device).to(kind)
         rates[name] = 2 * size**3 / best_of(lambda a=a, b=b: a @ b)
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -32,6 +33,7 @@ VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]  # what COCO's detec
 EVENT_SECONDS = 2.0  # how long an event is written on the video
 COLUMNS = ["frame", "time", "track", "label", "event", "zone", "x0", "y0", "x1", "y1"]
 GRID = (48, 80)  # rows and columns of the heat map
+PICTURE = {"dpi": 120, "pil_kwargs": {"compress_level": 1}}  # larger files, written much faster
 
 
 @dataclass
@@ -235,15 +237,18 @@ def process(path: str | Path, detector: Detector, rules: Rules, folder: str | Pa
     judge = Judge(rules, video.width, video.height)
     annotator = Annotator(rules, video.width, video.height)
     tracks: dict[int, Track] = {}
-    events, keys, heat, opening = [], [], np.zeros(GRID), None
+    events, keys, heat, opening, written = [], [], np.zeros(GRID), None, []
     started, number, frames = time.perf_counter(), 0, iter(video)
     bar = tqdm(total=round(video.duration * video.fps), unit="frame", disable=None)
     with (bar, Writer(folder / "annotated.mp4", video.width, video.height, video.fps) as writer,
+          ThreadPoolExecutor(1) as pool,  # writes a batch while the next one is looked at
           open(folder / "events.csv", "w", newline="", encoding="utf-8") as file):
         table = csv.writer(file)
         table.writerow(COLUMNS)
         while batch := list(itertools.islice(frames, batch_size)):
             found = detector.predict(np.stack([image for _, image in batch]))
+            while written:
+                written.pop().result()
             for (moment, image), detections in zip(batch, found, strict=True):
                 seen = tracker.update(*keep_classes(detections, classes))
                 news = judge.update(seen, number, moment)
@@ -259,14 +264,16 @@ def process(path: str | Path, detector: Detector, rules: Rules, folder: str | Pa
                         heat[int(y * GRID[0]), int(x * GRID[1])] += 1
                 recent = [event for event in events if moment - event.time < EVENT_SECONDS]
                 picture = annotator.draw(image, seen, recent)
-                writer.write(picture, moment)
+                written.append(pool.submit(writer.write, picture, moment))
                 if opening is None:
                     first, opening = image, (moment, picture)
-                    draw_rules(first, rules).savefig(folder / "rules.png", dpi=120)
+                    draw_rules(first, rules).savefig(folder / "rules.png", **PICTURE)
                 if news and len(keys) < 3 and (not keys or moment - keys[-1][0] >= .4):
                     keys.append((moment, picture))
                 number += 1
                 bar.update()
+        while written:
+            written.pop().result()
     for extra in ((moment, picture), opening):
         if len(keys) < 3 and extra[0] not in [when for when, _ in keys]:
             keys.append(extra)
@@ -275,5 +282,5 @@ def process(path: str | Path, detector: Detector, rules: Rules, folder: str | Pa
     speed = number / (time.perf_counter() - started)
     summary = Summary(first, events, counts, heat, sorted(keys, key=lambda key: key[0]), number,
                       video.warning, moment, speed)
-    draw_summary(first, events, counts, heat, moment).savefig(folder / "summary.png", dpi=120)
+    draw_summary(first, events, counts, heat, moment).savefig(folder / "summary.png", **PICTURE)
     return summary

@@ -211,7 +211,7 @@ class Tracker:
 
     def _see(self, track: Track, box: np.ndarray, label: str, score: float) -> None:
         steps = max(track.missed, 1)
-        if track.hits and box_iou(track.box[None], box[None])[0, 0] < .4:
+        if track.hits and box_iou(track.box[None], box[None])[0, 0] < .55:
             track.way.clear()  # a jump, perhaps to the next vehicle, is no movement
         if track.hits:  # the predicted box plus the miss: smooth the speed, keep the measured box
             gain = max(.25, 1 / (track.hits + 1))
