@@ -23,6 +23,7 @@ EXPERIMENTS = ROOT / "experiments"
 NOTEBOOKS = ROOT / "notebooks"
 COUNTING = "01_count_flops_and_params"
 SWEEPING = "03_sweep"
+TRAINING = ("02_train_from_scratch", "06_fine_tune")  # a run folder each
 LIMIT_MINUTES = 720
 
 MEASURES = (  # what a report states of a run; accuracies in percent, losses in nats
@@ -153,7 +154,7 @@ def config_of(row: Row, parameters: dict) -> Config:
 def notebook_parameters(notebook: str) -> dict[str, str]:
     """Return the parameters of a notebook and their types (bool, int, float, str, list, None)."""
     path = NOTEBOOKS / f"{notebook}.ipynb"
-    coming = {"06_fine_tune": {"compare": "list", "test": "bool"}, SWEEPING: {"sweep": "str"}}
+    coming = {"06_fine_tune": dict(compare="list", test="bool", name="str", dataset="str")}
     if not path.exists() and notebook in coming:
         return coming[notebook]
     if not path.exists():

@@ -25,7 +25,7 @@ LAYERS = {
     "evaluate": 2,
 }  # others: 1
 LAYERS |= {"figures": 3, "sweep": 3, "sweep_worker": 3, "findings": 3, "panels": 3}
-LAYERS |= {"visualize": 3, "experiments": 3, "detect": 3, "batch": 4, "report": 4}
+LAYERS |= {"visualize": 3, "experiments": 3, "executions": 3, "detect": 3, "batch": 4, "report": 4}
 
 
 @pytest.fixture(scope="module")
