@@ -7,17 +7,21 @@ row holds. Start with `load_all`; `runs_of` and `counts_of` give what was measur
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import papermill
 import yaml
+from torch import nn
 
 from helpers import ROOT
 from helpers.config import Config, ConfigError, did_you_mean
-from helpers.runs import Run, find_runs
+from helpers.count import Counts
+from helpers.formulas import Operations
+from helpers.runs import Run, find_runs, write_atomically
 
 EXPERIMENTS = ROOT / "experiments"
 NOTEBOOKS = ROOT / "notebooks"
@@ -144,6 +148,39 @@ def counts_of(row: Row, runs_root: str | Path = "runs") -> dict[str, int] | None
     return counts | {key: sum(counts[name] for name in key.split(" + ")) for key in row.stated}
 
 
+def write_counts(
+    folder: Path, model: nn.Module, counts: Counts, operations: Sequence[Operations] = ()
+) -> None:
+    """Write counts.json: what `count` found for a network, and for each of its modules by name.
+
+    "body" is all but the new head; "left_out_biases" are those that convolutions without a bias
+    would have. `operations` are the five blocks' by R1's (CS6910) convention.
+    """
+    whole, head = _tally(model), _tally(model.get_submodule(model.head_name))
+    parts = {"body": {name: whole[name] - head[name] for name in whole}}
+    parts |= {name: _tally(module) for name, module in model.named_modules() if name}
+    content = whole | {"trainable": counts.trainable, "macs": counts.macs, "flops": counts.flops}
+    content |= {f"{n}.{key}": x for n, tally in parts.items() for key, x in tally.items() if x}
+    content |= {f"{name}.outputs": prod(shape) for name, shape in counts.outputs.items() if name}
+    if operations:
+        content |= {f"cs6910.{entry.layer}": entry.reported for entry in operations}
+        content["cs6910"] = sum(entry.reported for entry in operations)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "counts.json", (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _tally(module: nn.Module) -> dict[str, int]:
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.bias is None]
+    statistics = ("running_mean", "running_var")
+    return {
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "moving_statistics": sum(
+            b.numel() for name, b in module.named_buffers() if name.endswith(statistics)
+        ),
+        "left_out_biases": sum(m.out_channels for m in convolutions),
+    }
+
+
 def config_of(row: Row, parameters: dict) -> Config:
     """Return the configuration of one of a row's points; raises ConfigError where it is wrong."""
     own = set(notebook_parameters(row.notebook)) - set(Config.model_fields)
@@ -154,7 +191,10 @@ def config_of(row: Row, parameters: dict) -> Config:
 def notebook_parameters(notebook: str) -> dict[str, str]:
     """Return the parameters of a notebook and their types (bool, int, float, str, list, None)."""
     path = NOTEBOOKS / f"{notebook}.ipynb"
-    coming = {"06_fine_tune": dict(compare="list", test="bool", name="str", dataset="str")}
+    coming = {
+        "06_fine_tune": dict(compare="list", test="bool", name="str", dataset="str"),
+        SWEEPING: dict(sweep="str", pairs="int", dataset="str"),
+    }
     if not path.exists() and notebook in coming:
         return coming[notebook]
     if not path.exists():
