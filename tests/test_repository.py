@@ -22,6 +22,7 @@ LAYERS = {
     "runs": 2,
     "wandb_log": 2,
     "train": 2,
+    "loop": 2,
     "evaluate": 2,
 }  # others: 1
 LAYERS |= {"figures": 3, "sweep": 3, "sweep_worker": 3, "findings": 3, "panels": 3}
