@@ -5,7 +5,6 @@ parameters; its status then says which.
 """
 
 import json
-import os
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -74,7 +73,7 @@ class Execution:
         """Return papermill's command without the interpreter, for the repository's folder."""
         parameters, output = self.paths(step)
         source = experiments.NOTEBOOKS / f"{self.steps[step][0]}.ipynb"
-        files = [_from_root(path) for path in (source, output, parameters, source.parent)]
+        files = [_from(ROOT, path) for path in (source, output, parameters, source.parent)]
         return ["-m", "papermill", *files[:2], "-f", files[2], "--cwd", files[3],
                 "--kernel", "python3", "--no-progress-bar"]  # fmt: skip
 
@@ -124,8 +123,9 @@ def plan(
     return executions
 
 
-def _from_root(path: Path) -> str:
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+def _from(folder: Path, path: Path) -> str:
+    """Write a path from a folder on where it is in it, else as it is."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _parameters(row: Row) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _plan_one(
         _check_run(run, experiments.config_of(row, parameters))
     steps = [(row.notebook, parameters)]
     if row.test:
-        steps.append((TESTING, {"run": os.path.relpath(run.folder, ROOT / "runs")}))
+        steps.append((TESTING, {"run": _from(ROOT / "runs", run.folder)}))
     return Execution(row, name, folder, run, steps, "; ".join(remarks), sweep)
 
 

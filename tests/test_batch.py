@@ -1,0 +1,277 @@
+"""The batch finishes every row, whatever is killed on the way, and leaves nothing running."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+
+from helpers import ROOT, batch, executions, experiments
+from helpers.config import Config
+from helpers.experiments import ExperimentError, load
+from helpers.runs import Run
+
+WORK = """
+import os, pathlib, time
+home = pathlib.Path(folder)
+with (home / "log").open("a") as file:
+    file.write(f"{word} {os.getpid()}\\n")
+if word.startswith("slow") and not (home / "go").exists():
+    time.sleep(60)
+if word == "fails":
+    raise ValueError("broken on purpose")
+if word == "dies" and (home / "log").read_text().count("dies") == 1:
+    os._exit(1)
+"""
+DRIVER = """
+import sys
+from pathlib import Path
+from helpers import batch, experiments
+experiments.NOTEBOOKS = Path(sys.argv[1])
+sys.exit(batch.main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Make a folder of notebooks with one that notes down its calls, and use it."""
+    cells = [
+        nbformat.v4.new_code_cell(
+            'folder: str = ""  # notes\nword: str = ""  # what to do',
+            metadata={"tags": ["parameters"]},
+        ),
+        nbformat.v4.new_code_cell(WORK),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / "work.ipynb")
+    monkeypatch.setattr(experiments, "NOTEBOOKS", tmp_path / "notebooks")
+    experiments.notebook_parameters.cache_clear()
+    yield tmp_path
+    experiments.notebook_parameters.cache_clear()
+
+
+def write(home, rows):
+    for row in rows:
+        row |= {"notebook": "work", "parameters": {"folder": str(home), "word": row["name"]}}
+    path = home / "r9.yaml"
+    path.write_text(yaml.safe_dump({"report": "R9", "title": "t", "rows": rows}))
+    return [str(path), "--runs-root", str(home / "runs")]
+
+
+def status(home, name):
+    path = home / "runs" / "batch" / "R9" / name / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {"state": "new"}
+
+
+def calls(home):
+    path = home / "log"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.1)
+
+
+def is_alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def start(home, arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(home / "notebooks"), *arguments],
+        cwd=ROOT,
+        stdout=(home / "out.txt").open("a"),
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_every_row_ends_with_a_state_and_the_failed_ones_run_again(home, capsys):
+    rows = [{"name": "good"}, {"name": "fails"}, {"name": "dies"},
+            {"name": "slow", "limit_minutes": 0.1}]  # fmt: skip
+    arguments = write(home, rows)
+    assert batch.main([*arguments, "--jobs", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "failed: R9 fails: ValueError: broken on purpose" in said
+    assert "failed: R9 slow: not done within its limit of 0.1 minutes" in said
+    assert "2 of 4 executions have finished" in said
+    states = {row["name"]: status(home, row["name"])["state"] for row in rows}
+    assert states == {"good": "finished", "fails": "failed", "dies": "finished", "slow": "failed"}
+    assert not any(is_alive(int(pid)) for _, pid in calls(home))
+    parameters = yaml.safe_load((home / "runs/batch/R9/good/parameters.yaml").read_text())
+    assert parameters == {"folder": str(home), "word": "good"}
+    done = nbformat.read(home / "runs/batch/R9/good/notebook.ipynb", 4)
+    assert all(cell.execution_count for cell in done.cells)
+
+    (home / "go").touch()
+    assert batch.main([*arguments, "--rows", "[gds]*"]) == 0
+    assert sorted(word for word, _ in calls(home)) == [
+        "dies", "dies", "fails", "good", "slow", "slow",
+    ]  # fmt: skip
+
+
+def test_killed_batch_loses_no_finished_row_and_its_leftovers_are_stopped(home):
+    arguments = write(home, [{"name": "good"}, {"name": "slow"}])
+    first = start(home, arguments)
+    wait_for(lambda: len(calls(home)) == 2)
+    first.kill()
+    first.wait()
+    leftover = int(calls(home)[1][1])
+    assert is_alive(leftover) and status(home, "slow")["state"] == "running"
+    (home / "go").touch()
+    assert start(home, arguments).wait(60) == 0
+    assert not is_alive(leftover)
+    assert [word for word, _ in calls(home)] == ["good", "slow", "slow"]
+    assert status(home, "slow")["state"] == "finished"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_stopped_batch_stops_everything(home, name, code):
+    process = start(home, [*write(home, [{"name": "slow1"}, {"name": "slow2"}]), "--jobs", "2"])
+    wait_for(lambda: len(calls(home)) == 2)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(30) == code
+    assert not any(is_alive(int(pid)) for _, pid in calls(home))
+    assert {status(home, f"slow{n}")["state"] for n in (1, 2)} == {"interrupted"}
+
+
+def test_only_one_batch_works_on_a_report(home, capsys):
+    arguments = write(home, [{"name": "good"}])
+    folder = home / "runs" / "batch" / "R9"
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert batch.main(arguments) == 2
+    assert "another batch works on R9" in capsys.readouterr().err
+    assert calls(home) == []
+
+
+def test_dry_run_writes_parameters_and_runs_nothing(home, capsys):
+    assert batch.main([*write(home, [{"name": "good"}]), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "R9 good  new, at most 720 min" in said
+    assert f"-f {home / 'runs/batch/R9/good/parameters.yaml'}" in said
+    assert calls(home) == [] and status(home, "good")["state"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "best"], "--rows best fits none of good"),
+        (["--set", "epochs"], "--set epochs should be NAME=VALUE"),
+        (["--set", "epoch=1"], "unknown parameter 'epoch', did you mean 'epochs'"),
+        (["--dataset", "tiny_natur"], "'tiny_natur' is not known, did you mean 'tiny_nature'"),
+        (["--jobs", "0"], "--jobs 0 should be at least 1"),
+    ],
+)
+def test_bad_argument_ends_in_one_sentence(home, capsys, arguments, message):
+    assert batch.main([*write(home, [{"name": "good"}]), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (home / "runs").exists()
+
+
+def plan(name, row, tmp_path, **options):
+    rows = [entry for entry in load(ROOT / "experiments" / name) if entry.name == row]
+    return executions.plan(rows, runs_root=str(tmp_path), **options)
+
+
+def test_row_runs_as_stated_and_opens_the_test_set_afterwards(tmp_path):
+    first, *others = plan("r5.yaml", "scratch_lr.01", tmp_path)
+    assert len(others) == 2 and first.changes == ""
+    (notebook, parameters), (testing, given) = first.steps
+    assert (notebook, testing) == ("02_train_from_scratch", "04_test_grid")
+    assert parameters == {**first.row.points[first.name], "name": "scratch_lr.01-seed0",
+                          "runs_root": f"{tmp_path}/R5"}  # fmt: skip
+    assert given == {"run": str(tmp_path / "R5" / "scratch_lr.01-seed0")}
+
+
+def test_embedded_data_makes_a_row_small_and_says_so(tmp_path):
+    (execution,) = plan("r1.yaml", "inception_v3", tmp_path, dataset="tiny_nature",
+                        changes={"epochs": 1})  # fmt: skip
+    parameters = execution.steps[0][1]
+    assert parameters["dataset"] == "tiny_nature" and parameters["weights"] == "none"
+    assert parameters["epochs"] == 1
+    assert parameters["image_size"] == 96  # 75 pixels are the least for its five halvings
+    assert execution.folder.parent.name == "R1-tiny_nature"
+    assert execution.changes.startswith("tiny_nature, not the report's data; weights none")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "size"),
+    [("r3.yaml", "best", 32), ("r1.yaml", "best", 128), ("r5.yaml", "scratch_lr.1", 64)],
+)
+def test_embedded_images_are_the_smallest_that_the_network_takes(tmp_path, name, row, size):
+    execution = plan(name, row, tmp_path, dataset="tiny_nature")[0]
+    parameters = execution.steps[0][1]
+    assert parameters["image_size"] == size
+    chosen = {n: v for n, v in parameters.items() if n in Config.model_fields}
+    assert Config(**chosen).image_size == size
+
+
+def test_set_reaches_every_stage(tmp_path):
+    (execution,) = plan("r2.yaml", "resnet101_unfrozen", tmp_path, changes={"epochs": 2})
+    assert [stage["epochs"] for stage in execution.steps[0][1]["stages"]] == [2, 2]
+
+
+def test_sweep_gets_a_changed_copy_of_its_file(tmp_path):
+    (execution,) = plan("r1.yaml", "sweep_first", tmp_path, dataset="tiny_nature",
+                        changes={"epochs": 1})  # fmt: skip
+    execution.write_parameters()
+    changed = yaml.safe_load(Path(execution.steps[0][1]["sweep"]).read_text())
+    original = yaml.safe_load((ROOT / "sweeps" / "r1_first.yaml").read_text())
+    values = changed["parameters"]
+    assert values["dataset"] == {"value": "tiny_nature"} and values["epochs"] == {"value": 1}
+    assert values["image_size"] == {"value": 128}  # kernel size 4 without padding
+    assert values["dropout"] == original["parameters"]["dropout"]
+    assert changed["run_cap"] == 32
+
+
+def test_counts_do_not_depend_on_data(tmp_path):
+    (execution,) = plan("r1.yaml", "counts", tmp_path, dataset="tiny_nature",
+                        changes={"epochs": 1})  # fmt: skip
+    assert execution.changes == "" and execution.folder.parent.name == "R1"
+    assert execution.steps[0][1]["image_size"] == 274
+
+
+def test_run_with_other_parameters_is_never_overwritten(tmp_path):
+    (execution,) = plan("r3.yaml", "best", tmp_path)
+    given = {n: v for n, v in execution.steps[0][1].items() if n in Config.model_fields}
+    execution.run.folder.mkdir(parents=True)
+    execution.run.write_json("config.json", Config(**given).model_dump())
+    plan("r3.yaml", "best", tmp_path)
+    with pytest.raises(ExperimentError, match=r"R3 best: .*epochs 10 -> 3\): delete it, or give"):
+        plan("r3.yaml", "best", tmp_path, changes={"epochs": 3})
+
+
+def test_row_is_finished_as_long_as_its_run_is_there(tmp_path):
+    (execution,) = plan("r3.yaml", "best", tmp_path)
+    execution.write_parameters()
+    execution.set_status("finished")
+    assert not execution.finished
+    execution.run.folder.mkdir(parents=True)
+    Run(execution.run.folder).set_status("finished")
+    assert execution.finished
+    execution.steps[0][1]["lr"] = 0.5
+    assert not execution.finished
+
+
+def test_nothing_else_is_stopped(tmp_path):
+    environment = {**os.environ, batch.MARK: str(tmp_path / "batch" / "R1-other" / "row")}
+    bystander = subprocess.Popen(["sleep", "60"], env=environment)
+    batch.stop(tmp_path / "batch" / "R1")
+    assert bystander.poll() is None
+    batch.stop(tmp_path / "batch" / "R1-other")
+    assert bystander.wait(5) is not None

@@ -1,0 +1,183 @@
+"""Rows of the reports: all can run as written, and mistakes in a file stop with one sentence."""
+
+import json
+
+import pytest
+import yaml
+
+from helpers import experiments
+from helpers.config import Config
+from helpers.count import count, without_weights
+from helpers.experiments import ExperimentError, load, load_all
+from helpers.formulas import cs6910_operations
+from helpers.models import build, freeze
+from helpers.runs import Run
+
+ROWS = load_all()
+COUNTED = [row for row in ROWS if row.counts]
+ROW = {
+    "name": "a",
+    "notebook": "02_train_from_scratch",
+    "parameters": {"lr": 0.1, "epochs": 2},
+    "stated": {"test_accuracy": 9.7},
+}
+
+
+def name_of(row):
+    return f"{row.report}-{row.name}"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows, **more):
+        path = tmp_path / "r9.yaml"
+        path.write_text(yaml.safe_dump({"report": "R9", "title": "t", "rows": rows, **more}))
+        return path
+
+    return write
+
+
+def save_run(folder, **parameters):
+    folder.mkdir(parents=True)
+    run = Run(folder)
+    run.write_json("config.json", Config(**parameters).model_dump())
+    run.set_status("finished")
+
+
+def test_every_report_is_there():
+    assert {row.report for row in ROWS} == {"R1", "R2", "R3", "R4", "R5"}
+    assert len({(row.report, point) for row in ROWS for point in row.points}) == sum(
+        len(row.points) for row in ROWS
+    )
+
+
+def test_all_rows_of_the_five_tables_are_there():
+    """25 lines of R5's table, 9 of R4's, 4 of R2's: each states a test accuracy of its own."""
+    tables = {"R5": 25, "R4": 9, "R2": 4}
+    stated = {
+        report: [
+            row.stated["test_accuracy"]
+            for row in ROWS
+            if row.report == report and "test_accuracy" in row.stated
+            and not row.name.startswith("others_")
+        ]
+        for report in tables
+    }  # fmt: skip
+    assert {report: len(values) for report, values in stated.items()} == tables
+    assert sum(stated["R5"]) == pytest.approx(
+        9.7 + 27.5 + 15.4 + 16.57 + 23.25 + 25.89  # phase 1
+        + 91 + 91.6 + 96.2 + 96.9 + 96.4 + 94.5 + 96.8  # 2 and 3
+        + 90.8 + 91 + 97.1 + 94.8 + 97 + 96.6 + 96.6 + 97.1 + 96.9 + 96.5 + 97.9 + 98.1
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("row", COUNTED, ids=name_of)
+def test_counts_are_the_reports_or_shown_wrong(row, tmp_path):
+    config = experiments.config_of(row, row.parameters)
+    with without_weights():
+        model = build(config, row.parameters["num_classes"])
+    freeze(model, config.freeze)
+    operations = cs6910_operations(config, 10) if config.model == "five_blocks" else []
+    counts = count(model, config.image_size)
+    experiments.write_counts(tmp_path / row.report / row.name, model, counts, operations)
+    found = experiments.counts_of(row, tmp_path)
+    right = {key: row.wrong.get(key, {}).get("right", value) for key, value in row.stated.items()}
+    assert {key: found[key] for key in row.stated} == right
+
+
+def test_counts_of_a_row_that_has_not_run(tmp_path):
+    assert experiments.counts_of(COUNTED[0], tmp_path) is None
+
+
+def test_grid_makes_an_execution_of_each_combination(write):
+    (row,) = load(write({**ROW, "grid": {"seed": [0, 1], "lr": [0.1, 0.01, 0.001]}}))
+    assert len(row.points) == 6
+    assert row.points["a-lr0.01-seed1"] == {"lr": 0.01, "epochs": 2, "seed": 1}
+
+
+def test_parameters_may_be_a_file_beside_it(write, tmp_path):
+    (tmp_path / "given.yaml").write_text("lr: 0.5\n")
+    (row,) = load(write({**ROW, "parameters": "given.yaml"}))
+    assert row.points == {"a": {"lr": 0.5}}
+
+
+def test_remarks_are_joined(write):
+    (row,) = load(write({**ROW, "open": ["One.", ["Two.", ["Three."]]]}))
+    assert row.open == ("One.", "Two.", "Three.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nam": "x"}, "unknown key 'nam', did you mean 'name'"),
+        ({"notebook": "02_train_from_scrath"}, "did you mean '02_train_from_scratch'"),
+        ({"parameters": {"epoch": 1}}, "unknown parameter 'epoch', did you mean 'epochs'"),
+        ({"parameters": {"epochs": "many"}}, "epochs = 'many' is not possible"),
+        ({"parameters": {"processes": 2.5}}, "processes = 2.5 is not possible: it should be int"),
+        ({"parameters": [1]}, "parameters = [1] is not possible"),
+        ({"parameters": "nowhere.yaml"}, "no file 'nowhere.yaml'"),
+        ({"grid": {"seed": 3}}, "seed = 3 should be a list"),
+        ({"grid": {"seed": [0, -1]}}, "seed = -1 is not possible"),
+        ({"stated": {"test_acuracy": 1}}, "did you mean 'test_accuracy'"),
+        ({"stated": {"test_accuracy": "27 %"}}, "test_accuracy = '27 %' should be a number"),
+        ({"wrong": {"val_accuracy": {}}}, "'val_accuracy' is not stated"),
+        ({"wrong": {"test_accuracy": {"right": 1}}}, "needs right (the true value) and why"),
+        ({"test": "yes"}, "test = 'yes' is not possible"),
+        ({"notebook": "04_test_grid", "parameters": {}, "test": True}, "test is for notebook"),
+        ({"limit_minutes": "long"}, "limit_minutes = 'long'"),
+        ({"open": 3}, "open = 3 is not possible"),
+        ({"name": "a/b"}, "the name should have letters"),
+    ],
+)
+def test_mistake_names_file_row_and_way_out(write, change, message):
+    row = {**ROW, **change}
+    with pytest.raises(ExperimentError) as error:
+        load(write(row))
+    assert str(error.value).startswith(f"r9.yaml, row '{row['name']}': ")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_mistakes_of_the_whole_file(write, tmp_path):
+    with pytest.raises(ExperimentError, match="row 'a': the name is used twice"):
+        load(write(ROW, ROW))
+    with pytest.raises(ExperimentError, match="r9.yaml, row 1: it needs a name"):
+        load(write({}))
+    with pytest.raises(ExperimentError, match="unknown key 'extra'"):
+        load(write(ROW, extra=1))
+    with pytest.raises(FileNotFoundError, match=r"experiments/ has .*r1\.yaml"):
+        load(tmp_path / "none.yaml")
+    for text in ("a: [", "rows: 3"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ExperimentError, match="^bad.yaml is no"):
+            load(tmp_path / "bad.yaml")
+
+
+def test_runs_of_a_row_are_those_with_its_parameters(write, tmp_path):
+    (row,) = load(write({**ROW, "grid": {"seed": [0, 1, 2]}}))
+    save_run(tmp_path / "R9" / "a-seed0", lr=0.1, epochs=2, seed=0)
+    save_run(tmp_path / "R9" / "a-seed1", lr=0.1, epochs=1, seed=1)  # fewer epochs
+    save_run(tmp_path / "R9-tiny_nature" / "a-seed2", lr=0.1, epochs=1, seed=2, image_size=32)
+    (tmp_path / "R9" / "a-seed2").mkdir()
+    assert [run.name for run in experiments.runs_of(row, runs_root=tmp_path)] == ["a-seed0"]
+    elsewhere = experiments.runs_of(row, "tiny_nature", tmp_path)
+    assert [run.name for run in elsewhere] == ["a-seed2"]
+
+
+def test_runs_of_a_sweep_are_those_in_its_folder(tmp_path):
+    row = next(row for row in ROWS if row.name == "sweep_first")
+    save_run(tmp_path / "R1" / "sweeps" / "r1_first" / "run-1", seed=3)
+    save_run(tmp_path / "R1" / "sweeps" / "r1_second" / "run-1", seed=4)
+    found = experiments.runs_of(row, runs_root=tmp_path)
+    assert [run.config.seed for run in found] == [3]
+
+
+def test_counts_file_is_plain_json(tmp_path):
+    with without_weights():
+        model = build(Config(), 10)
+    experiments.write_counts(tmp_path, model, count(model, 64))
+    content = json.loads((tmp_path / "counts.json").read_text())
+    assert content["parameters"] == sum(p.numel() for p in model.parameters())
+    assert content["flops"] == 2 * content["macs"]
+    assert content["head.classifier.parameters"] == 128 * 10 + 10
+    head = sum(p.numel() for p in model.head.classifier.parameters())
+    assert content["body.parameters"] == content["parameters"] - head
