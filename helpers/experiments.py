@@ -191,10 +191,7 @@ def config_of(row: Row, parameters: dict) -> Config:
 def notebook_parameters(notebook: str) -> dict[str, str]:
     """Return the parameters of a notebook and their types (bool, int, float, str, list, None)."""
     path = NOTEBOOKS / f"{notebook}.ipynb"
-    coming = {
-        "06_fine_tune": dict(compare="list", test="bool", name="str", dataset="str"),
-        SWEEPING: dict(sweep="str", pairs="int", dataset="str"),
-    }
+    coming = {"06_fine_tune": dict(compare="list", test="bool", name="str", dataset="str")}
     if not path.exists() and notebook in coming:
         return coming[notebook]
     if not path.exists():
