@@ -195,10 +195,11 @@ def _run_in_processes(
 
 
 def _start_worker(order: dict, log: Path, threads: int) -> subprocess.Popen:
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "helpers.sweep_worker"], cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            env=os.environ | limits,
             stdin=subprocess.PIPE, stdout=file, stderr=file, text=True,
         )  # fmt: skip
     process.stdin.write(json.dumps(order))  # not as an argument: it may hold a password
