@@ -1,4 +1,4 @@
-"""What an epoch of training looks at: in which order, how large, under which seeds."""
+"""What an epoch of training looks at: in which stage and order, how large, under which seeds."""
 
 import math
 
@@ -6,6 +6,19 @@ import numpy as np
 
 from helpers.config import Config
 from helpers.data import ImageSet
+
+
+def stages(config: Config) -> list[Config]:
+    """Return a configuration for each stage, with its own epochs, lr and freezing."""
+    return [
+        config.replace(
+            stages=[],
+            epochs=stage.epochs,
+            lr=stage.lr or config.lr,
+            freeze=stage.freeze or config.freeze,
+        )
+        for stage in config.stages
+    ] or [config]
 
 
 def image_size_of_epoch(config: Config, epoch: int) -> int:
@@ -16,7 +29,8 @@ def image_size_of_epoch(config: Config, epoch: int) -> int:
     (Howard 2018, fast.ai's DAWNBench entry). Validation and test images are always full size.
     """
     start, final = config.start_image_size or config.image_size, config.image_size
-    progress = min(1.0, (epoch - 1) / (0.7 * config.epochs))
+    epochs = sum(stage.epochs for stage in stages(config))
+    progress = min(1.0, (epoch - 1) / (0.7 * epochs))
     return min(final, max(start, round((start + (final - start) * progress) / 16) * 16))
 
 

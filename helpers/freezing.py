@@ -34,23 +34,30 @@ class Layer:
 def freeze(model: nn.Module, strategy: str) -> list[Layer]:
     """Freeze and unfreeze parameters by a strategy of `helpers.config.FREEZING`.
 
-    Returns the layers with weights, in order. `model.head_name` (by `models.build`) is always
-    trained. A layer is a module with weights of its own: convolution, dense, norm. Layers are
-    counted from the output, parallel branches side by side, as Keras does; a block is a module of
-    the repeated kind (residual, inception, fire, MBConv); a stage is what a network groups its
-    blocks in, else a block. The last K include all that follows them. "convolutional" freezes
-    all but the dense layers, "all_but_last_block_and_norms" trains the affine parameters of every
-    batch norm. Frozen batch norms, and all of the frozen beginning (its dropout, too), stay in
-    eval mode, whatever `model.train()` says. Raises ConfigError where the network has no such part.
+    Returns the layers with weights, in order. The head (`model.head_name`, given by
+    `models.build`, else the last layer) is always trained. A layer is a module with weights of its
+    own: convolution, dense, norm. Layers are counted from the output, parallel branches side by
+    side, as Keras does; a block is a module of the repeated kind (residual, inception, fire,
+    MBConv); a stage is what a network groups its blocks in, else a block. The last K include all
+    that follows them. "convolutional" freezes all but the dense layers;
+    "all_but_last_block_and_norms" trains the affine parameters of every batch norm. Frozen batch
+    norms, and all of the frozen beginning (its dropout, too), stay in eval mode, whatever
+    `model.train()` says. Raises ConfigError where the network has no such part.
     """
     form, k = parse_freeze(strategy)
+    head = head_name(model)
     names = [name for name, _ in model.named_parameters()]
     chosen = STRATEGIES[form](model, k)
-    trained = {name for name in names if chosen(name) or _below(name, model.head_name)}
+    trained = {name for name in names if chosen(name) or _below(name, head)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     _keep_in_eval(model, names, trained)
     return layers(model)
+
+
+def head_name(model: nn.Module) -> str:
+    """Name the module that fine-tuning makes anew."""
+    return getattr(model, "head_name", None) or layers(model)[-1].name
 
 
 def layers(model: nn.Module) -> list[Layer]:
@@ -135,16 +142,17 @@ def parts(model: nn.Module) -> list[list[str]]:
     starts = [stage[0] for stage in stages(model)]
     if not starts:
         starts = [layer.name for layer in layers(model)]
+    head = head_name(model)
     found: list[list[str]] = [[]]
     for name, _ in model.named_parameters():
-        if _below(name, model.head_name):
+        if _below(name, head):
             continue
         if starts and _below(name, starts[0]):
             found.append([])
             starts.pop(0)
         found[-1].append(name)
-    head = [name for name, _ in model.named_parameters() if _below(name, model.head_name)]
-    return [part for part in [*found, head] if part]
+    last = [name for name, _ in model.named_parameters() if _below(name, head)]
+    return [part for part in [*found, last] if part]
 
 
 Choice = Callable[[str], bool]  # of a parameter's name: is it trained?
@@ -193,9 +201,9 @@ def _last_block_and_norms(model: nn.Module, _: int) -> Choice:
 
 def _dense(model: nn.Module) -> set[str]:
     """Name the dense layers outside of the head."""
-    named = model.named_modules()
+    head, named = head_name(model), model.named_modules()
     found = {name for name, module in named if isinstance(module, nn.Linear)}
-    return {name for name in found if not _below(name, model.head_name)}
+    return {name for name in found if not _below(name, head)}
 
 
 def _convolutional(model: nn.Module, _: int) -> Choice:
@@ -231,7 +239,8 @@ def layers_by_depth(model: nn.Module) -> list[str]:
     The distance is that of the longest path to the output, as in Keras, so that the branches of a
     block are taken side by side. A network that cannot be traced keeps the order of its code.
     """
-    order = [layer.name for layer in layers(model) if not _below(layer.name, model.head_name)]
+    head = head_name(model)
+    order = [layer.name for layer in layers(model) if not _below(layer.name, head)]
     was_training = model.training
     try:
         graph = fx.Tracer().trace(model.eval())

@@ -59,22 +59,19 @@ def _compare(source: Config, config: Config) -> None:
         )
     if config.model != "five_blocks":
         return
-    names = ["filter_list", "kernel_list", "padding", "conv_bias", "activation", "batch_norm"]
-    names += ["norm_after_pool"]
+    new_dense = "; head='dense' makes all dense layers new"
+    fields = {name: "" for name in ("padding", "conv_bias", "activation", "batch_norm")}
+    fields |= {"norm_after_pool": "", "filter_list": "", "kernel_list": ""}
     if config.head == "linear":
-        names += ["dense_list", "pooling", "head_norm"]
+        fields |= {"dense_list": new_dense, "pooling": new_dense, "head_norm": new_dense}
         if config.pooling == "flatten":
-            names += ["feature_sizes"]
-    for name in names:
+            fields["image_size"] = new_dense
+    for name, way_out in fields.items():
         there, here = getattr(source, name), getattr(config, name)
         if there != here:
-            name, there, here = {
-                "feature_sizes": ("image_size", source.image_size, config.image_size),
-            }.get(name, (name.replace("_list", ""), there, here))
-            more = "; head='dense' makes all dense layers new" if name in (
-                "dense", "pooling", "head_norm", "image_size") else ""  # fmt: skip
             raise ConfigError(
-                f"weights '{config.weights}' were trained with {name} {there}, not {here}{more}"
+                f"weights '{config.weights}' were trained with {name.removesuffix('_list')} "
+                f"{there}, not {here}{way_out}"
             )
 
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from helpers import ROOT, train
 from helpers.config import Config, ConfigError
@@ -107,7 +108,7 @@ def test_training_never_sees_validation_or_test_images(splits, config, monkeypat
 
 def test_a_finished_run_is_loaded_not_trained(splits, config, monkeypatch):
     run = fit(splits, config)
-    monkeypatch.setattr(train, "_Training", None)  # a call would raise
+    monkeypatch.setattr(train, "Training", None)  # a call would raise
     model = build(config, 3)
     again = train.fit(model, splits, config)
     assert again.folder == run.folder and same(weights(run), model.state_dict())
@@ -121,13 +122,13 @@ def test_stopped_after_any_epoch_it_continues_to_the_same_weights(
         schedule=schedule, dropout=0.3, augment=["horizontal_flip", "random_crop=4"]
     )
     whole = fit(splits, config.replace(name="whole"))
-    end_epoch = train._Training._end_epoch
+    end_epoch = train.Training._end_epoch
 
     def end_and_stop(self, row):
         end_epoch(self, row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train._Training, "_end_epoch", end_and_stop)
+    monkeypatch.setattr(train.Training, "_end_epoch", end_and_stop)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             fit(splits, config)
@@ -220,7 +221,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
 ):
     run = fit(splits, config.replace(name="good", epochs=1))
     config = config.replace(epochs=4)
-    cross_entropy = train.F.cross_entropy
+    cross_entropy = F.cross_entropy
     calls = 0
 
     def break_in_the_fifth_step(logits, labels, **options):
@@ -228,7 +229,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
         calls += "label_smoothing" in options
         return cross_entropy(logits, labels, **options) * (math.nan if calls == 5 else 1)
 
-    monkeypatch.setattr(train.F, "cross_entropy", break_in_the_fifth_step)
+    monkeypatch.setattr(F, "cross_entropy", break_in_the_fifth_step)
     with pytest.raises(train.TrainingDiverged, match="epoch 2, step 2 of 3"):
         fit(splits, config)
     broken = open_run(config)
