@@ -108,7 +108,9 @@ def _start(execution: Execution, jobs: int) -> None:
     execution.set_status("running")
     environment = {**os.environ, MARK: str(execution.folder)}
     if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        for library in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            environment.setdefault(library, threads)
     with (execution.folder / "log.txt").open("ab") as log:
         execution.process = subprocess.Popen(
             [sys.executable, *execution.command(execution.step)],
