@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from tqdm import tqdm
 
 from helpers import ROOT, experiments
 from helpers.config import ConfigError
@@ -187,11 +188,12 @@ class _Table:
         if not self.live:
             return
         done = self.todo - len(running) - waiting
-        passed = (time.monotonic() - self.begun) / 60
-        left = f"{passed / done * (self.todo - done):.0f} min left" if done else "time left unknown"
+        passed = time.monotonic() - self.begun
+        left = tqdm.format_interval(passed / done * (self.todo - done)) if done else "?"
         lines = [f"{execution.label:{self.width}}  {_progress(execution)}" for execution in running]
         lines.append(
-            f"{self.total - self.todo + done} of {self.total} done, {passed:.0f} min, {left}"
+            f"{self.total - self.todo + done} of {self.total} done in "
+            f"{tqdm.format_interval(passed)}, {left} left"
         )
         self._clear()
         columns = shutil.get_terminal_size().columns
