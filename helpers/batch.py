@@ -208,8 +208,10 @@ class _Table:
 
 def _progress(execution: Execution) -> str:
     notebook, parameters = execution.steps[execution.step]
+    epochs = sum(stage["epochs"] for stage in parameters.get("stages", []))
+    epochs = epochs or parameters.get("epochs", "?")
     trained = len(execution.run.history)
-    where = f"{trained} of {parameters.get('epochs', '?')} epochs" if trained else "starting"
+    where = f"{trained} of {epochs} epochs" if trained else "starting"
     if execution.step:
         where = "test set"
     return f"{notebook}, {where}, {execution.seconds:.0f} s"
