@@ -8,6 +8,7 @@ import json
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,7 @@ from helpers.runs import Run, now, write_atomically
 
 EMBEDDED = ("tiny_nature", "tiny_species")
 TESTING = "04_test_grid"
-MODEL_FIELDS = ("model", "head", "pooling", "padding", "kernel_size")  # decide the smallest image
+NETWORK = ("model", "head", "pooling", "padding", "kernel_size")  # decide the smallest image
 
 
 @dataclass
@@ -193,23 +194,25 @@ def _adapt(parameters: dict, dataset: str, changes: dict) -> dict:
             new["weights"] = "none"
         new.pop("start_image_size", None)
         if "image_size" not in changes:
-            new["image_size"] = _smallest_image_size(new)
+            network = {name: new[name] for name in NETWORK if name in new}
+            new["image_size"] = _smallest_image_size(json.dumps(network))
     new |= changes
     if "epochs" in changes and new.get("stages"):
         new["stages"] = [{**stage, "epochs": changes["epochs"]} for stage in new["stages"]]
     return new
 
 
-def _smallest_image_size(parameters: dict, _found: dict = {}) -> int:  # noqa: B006
-    """Return 32 pixels, or the smallest multiple of 32 that a network takes."""
-    chosen = {name: parameters[name] for name in MODEL_FIELDS if name in parameters}
-    key = str(chosen)
-    for size in range(32, 512, 32) if key not in _found else ():
-        with suppress(ConfigError), without_weights():
-            models.build(Config(**chosen, image_size=size), 10)
-            _found[key] = size
-            break
-    return _found[key]
+@cache
+def _smallest_image_size(network: str) -> int:
+    """Return 32 pixels, or the smallest multiple of 32 that a network (JSON of fields) takes."""
+    for size in range(32, 512, 32):
+        try:
+            with without_weights():
+                models.build(Config(**json.loads(network), image_size=size), 10)
+            return size
+        except ConfigError as error:
+            problem = error
+    raise problem
 
 
 def _check_run(run: Run, config: Config) -> None:
