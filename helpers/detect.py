@@ -9,7 +9,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -237,18 +236,15 @@ def process(path: str | Path, detector: Detector, rules: Rules, folder: str | Pa
     judge = Judge(rules, video.width, video.height)
     annotator = Annotator(rules, video.width, video.height)
     tracks: dict[int, Track] = {}
-    events, keys, heat, opening, written = [], [], np.zeros(GRID), None, []
+    events, keys, heat, opening = [], [], np.zeros(GRID), None
     started, number, frames = time.perf_counter(), 0, iter(video)
     bar = tqdm(total=round(video.duration * video.fps), unit="frame", disable=None)
     with (bar, Writer(folder / "annotated.mp4", video.width, video.height, video.fps) as writer,
-          ThreadPoolExecutor(1) as pool,  # writes a batch while the next one is looked at
           open(folder / "events.csv", "w", newline="", encoding="utf-8") as file):
         table = csv.writer(file)
         table.writerow(COLUMNS)
         while batch := list(itertools.islice(frames, batch_size)):
             found = detector.predict(np.stack([image for _, image in batch]))
-            while written:
-                written.pop().result()
             for (moment, image), detections in zip(batch, found, strict=True):
                 seen = tracker.update(*keep_classes(detections, classes))
                 news = judge.update(seen, number, moment)
@@ -264,7 +260,7 @@ def process(path: str | Path, detector: Detector, rules: Rules, folder: str | Pa
                         heat[int(y * GRID[0]), int(x * GRID[1])] += 1
                 recent = [event for event in events if moment - event.time < EVENT_SECONDS]
                 picture = annotator.draw(image, seen, recent)
-                written.append(pool.submit(writer.write, picture, moment))
+                writer.write(picture, moment)
                 if opening is None:
                     first, opening = image, (moment, picture)
                     draw_rules(first, rules).savefig(folder / "rules.png", **PICTURE)
@@ -272,8 +268,6 @@ def process(path: str | Path, detector: Detector, rules: Rules, folder: str | Pa
                     keys.append((moment, picture))
                 number += 1
                 bar.update()
-        while written:
-            written.pop().result()
     for extra in ((moment, picture), opening):
         if len(keys) < 3 and extra[0] not in [when for when, _ in keys]:
             keys.append(extra)
