@@ -10,6 +10,7 @@ import os
 import socket
 import time
 import warnings
+import zlib
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +46,12 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
     try:
         if "://" not in storage:
             backend = optuna.storages.JournalStorage(_journal(Path(storage)))
+            others = {study.study_name for study in backend.get_all_studies()} - {definition.name}
+            if others:
+                raise ValueError(f"it holds another sweep, {', '.join(others)}")
+            others = optuna.get_all_study_names(backend)
+            if others and definition.name not in others:
+                raise ValueError(f"it is the queue of another sweep, {others[0]}")
         elif storage.startswith("sqlite"):
             raise ValueError("SQLite does not bear several workers; use a journal file")
         else:
@@ -122,7 +129,8 @@ def list_points(definition: Definition, config: Config) -> list[dict]:
         return [{k: json.dumps(v) for k, v in point.items()} for point in definition.grid()]
     if definition.method == "bayes":
         return [{} for _ in range(definition.run_cap)]
-    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
+    seed = _mix(config.seed, zlib.crc32(definition.name.encode()))  # other sweeps, other points
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     points = []
     for _ in range(definition.run_cap):
         trial = drawn.ask()
@@ -161,14 +169,16 @@ def claim(study: optuna.Study, config: Config, worker: int) -> Trial | None:
     """Take the next trial from the queue for this process; None when the queue is empty."""
     while waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         begun = len(study.get_trials(deepcopy=False)) - len(waiting)
-        seed = int(np.random.SeedSequence((config.seed, worker, begun)).generate_state(1)[0])
         study.sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=8, multivariate=True, constant_liar=True
+            seed=_mix(config.seed, worker, begun),
+            n_startup_trials=8,
+            multivariate=True,
+            constant_liar=True,
         )
         trial = study.ask()
         if _is_ours(study, trial):
-            trial.set_user_attr("worker", _this_process())
             trial.set_user_attr("seen", time.time())
+            trial.set_user_attr("worker", _this_process())
             return trial
         study.tell(trial, state=TrialState.FAIL)
     return None
@@ -205,8 +215,15 @@ def _is_alive(trial: FrozenTrial) -> bool | None:
     if worker["host"] != socket.gethostname():
         return time.time() - trial.user_attrs["seen"] < SILENCE
     with suppress(psutil.Error):
-        return psutil.Process(worker["pid"]).create_time() == worker["started"]
+        process = psutil.Process(worker["pid"])
+        return (
+            process.create_time() == worker["started"] and process.status() != psutil.STATUS_ZOMBIE
+        )
     return False
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _this_process() -> dict:

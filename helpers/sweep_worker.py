@@ -107,7 +107,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, trainer: Trainer, paren
     except (RuntimeError, ValueError, MemoryError) as error:
         if not _is_its_own_fault(error):
             raise
-        trial.set_user_attr("reason", str(error).splitlines()[0])
+        trial.set_user_attr("reason", (str(error) or type(error).__name__).splitlines()[0])
         study.tell(trial, state=TrialState.FAIL)
         gc.collect()
         torch.cuda.empty_cache()
