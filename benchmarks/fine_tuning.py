@@ -1,0 +1,119 @@
+"""Time head-only fine-tuning of ResNet50 for ten epochs: here against the usual loop.
+
+    python -m benchmarks.fine_tuning [--images 1000] [--rounds 1]
+
+1,000 images of 224 px, ten classes, a new last layer on a frozen ResNet50 (random weights: the time
+is the same). The usual loop runs the backbone at every epoch, in train mode, in float32, with a
+DataLoader of two workers and gradients for the last layer; one of its epochs is timed, after a
+tenth of one to warm up, and multiplied by ten. Ours is a whole `fit` in a process of its own:
+features once, ten epochs on them, validation at every epoch and all files written. Images are
+decoded beforehand for us, by the loader at every epoch for the usual loop. Writes
+runs/benchmarks/fine_tuning.json.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from helpers import ROOT, data, models, sources, train
+from helpers.config import Config
+from helpers.hardware import environment
+
+EPOCHS = 10
+
+
+def run_usual(folder: Path) -> dict:
+    """Time one epoch of the usual loop, training images only."""
+    chain = [transforms.Resize((224, 224)), transforms.ToTensor(),
+             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]  # fmt: skip
+    images = ImageFolder(folder / "train", transforms.Compose(chain))
+    loader = DataLoader(images, 64, shuffle=True, num_workers=2, persistent_workers=True)
+    model = torchvision.models.resnet50(weights=None)
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    model.fc = torch.nn.Linear(2048, len(images.classes))
+    optimizer = torch.optim.Adam(model.fc.parameters(), lr=1e-3)
+    model.train()
+
+    def step(pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(pixels), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    for number, batch in enumerate(loader):
+        step(*batch)
+        if number == len(loader) // 10:
+            break
+    start = time.perf_counter()
+    for batch in loader:
+        step(*batch)
+    return {"seconds": EPOCHS * (time.perf_counter() - start)}
+
+
+def run_ours(folder: Path) -> dict:
+    """Time a whole `fit`; the images are decoded before."""
+    config = Config(
+        dataset=f"folder:{folder}", model="resnet50", image_size=224, normalization="imagenet",
+        augment=[], freeze="all_but_head", optimizer="adam", lr=1e-3, weight_decay=0.0,
+        schedule="none", dropout=0.0, batch_size=64, epochs=EPOCHS, runs_root=str(folder / "runs"),
+    )  # fmt: skip
+    splits = data.load(config)
+    model = models.build(config, len(splits.classes))
+    start = time.perf_counter()
+    run = train.fit(model, splits, config)
+    return {"seconds": time.perf_counter() - start, "features": run.metrics["features"]}
+
+
+def main() -> None:
+    """Run all rounds, print the table and write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    results: dict[str, list[dict]] = {"usual": [], "ours": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, source = Path(temporary), sources.find("tiny_nature")
+        for number, (path, label) in enumerate([*source.train, *source.test][: options.images]):
+            for split in ("train", "val") if number % 10 == 0 else ("train",):
+                target = folder / split / source.classes[label] / f"{number}.jpg"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source.folder / path, target)
+        for _ in range(options.rounds):
+            for name, rows in results.items():
+                command = [sys.executable, "-m", "benchmarks.fine_tuning", name, temporary]
+                text = subprocess.check_output(command, cwd=ROOT, text=True)
+                rows.append(json.loads(text.splitlines()[-1]))
+                shutil.rmtree(folder / "runs", ignore_errors=True)
+    seconds = {
+        name: statistics.median(r["seconds"] for r in rows) for name, rows in results.items()
+    }
+    print("| loop | seconds for ten epochs |\n| --- | --- |")
+    print(f"| usual (one epoch, times ten) | {seconds['usual']:.0f} |")
+    print(f"| ours (all of fit) | {seconds['ours']:.1f} |")
+    print(f"ratio {seconds['usual'] / seconds['ours']:.0f}")
+    output = ROOT / "runs" / "benchmarks" / "fine_tuning.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    content = {"results": results, "environment": environment(), **vars(options)}
+    output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["usual"], ["ours"]):
+        print(json.dumps({"usual": run_usual, "ours": run_ours}[sys.argv[1]](Path(sys.argv[2]))))
+    else:
+        main()
