@@ -1,0 +1,158 @@
+"""The ledger: verdicts on hand-computed cases, every stated figure once, tables that keep them."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from helpers import ledger
+from helpers.config import Config
+from helpers.experiments import Row, config_of
+from helpers.ledger import Entry, entries_of, judge
+from helpers.runs import Run
+
+NOTEBOOK = "02_train_from_scratch"
+
+
+def make_row(**given):
+    row = dict(report="R5", name="row", notebook=NOTEBOOK, parameters={}, grid={}, stated={},
+               open=(), wrong={}, test=True, limit_minutes=1)  # fmt: skip
+    return Row(**{**row, **given})
+
+
+def make_run(folder, config, **metrics):
+    """Write what a finished training leaves."""
+    folder.mkdir(parents=True)
+    run = Run(folder)
+    run.write_json("config.json", config.model_dump())
+    run.write_json("metrics.json", metrics)
+    run.set_status("finished")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("stated", "values", "verdict"),
+    [
+        (40.0, (), "not run"),
+        (40.0, (41.9,), "reproduced"),  # one run: only the 2 points count
+        (40.0, (42.1,), "better"),
+        (40.0, (37.9,), "worse"),
+        (40.0, (42.0,), "reproduced"),  # exactly 2 points
+        (40.0, (40.0, 50.0), "better"),  # mean 45; two runs say nothing about their spread
+        # mean 45, sample variance (25 + 0 + 25) / 2 = 25: 2 std = 10 points
+        (40.0, (40.0, 45.0, 50.0), "reproduced"),
+        (34.9, (40.0, 45.0, 50.0), "better"),  # 10.1 points away
+        (55.1, (40.0, 45.0, 50.0), "worse"),
+        # nearly equal seeds: 2 std = .2 points, but 2 points always pass
+        (43.0, (44.9, 45.0, 45.1), "reproduced"),
+        (42.9, (44.9, 45.0, 45.1), "better"),
+    ],
+)
+def test_verdict_on_an_accuracy(stated, values, verdict):
+    assert judge("test_accuracy", stated, values) == verdict
+
+
+@pytest.mark.parametrize(
+    ("stated", "values", "right", "verdict"),
+    [
+        (2521354, (2521354,), None, "equal"),
+        (2521354, (2521355,), None, "differs"),  # a count is never nearly right
+        (9100000, (132863336,), 132863336, "wrong in the report"),
+        (9100000, (132863335,), 132863336, "differs"),  # neither the report's nor the right one
+        (9100000, (), 132863336, "not run"),
+    ],
+)
+def test_verdict_on_a_count(stated, values, right, verdict):
+    assert judge("parameters", stated, values, right) == verdict
+
+
+@pytest.mark.parametrize("measure", ["train_loss", "test_loss", "epochs", "runs"])
+def test_losses_and_epochs_get_no_verdict(measure):
+    assert judge(measure, 1.0, (9.0,)) not in (*ledger.GOOD, *ledger.BAD, "not run")
+
+
+def test_runs_of_a_row_are_averaged_over_its_seeds(tmp_path):
+    row = make_row(
+        parameters={"epochs": 3},
+        grid={"seed": [0, 1, 2]},
+        stated={"test_accuracy": 61.0, "val_accuracy": 10.0, "epochs": 3},
+    )
+    for (name, parameters), accuracy in zip(row.points.items(), (0.5, 0.6, 0.7), strict=True):
+        make_run(tmp_path / "R5" / name, config_of(row, parameters), epochs=3,
+                 test={"accuracy": accuracy}, val={"accuracy": 0.1})  # fmt: skip
+    test, val, epochs = entries_of(row, tmp_path)
+    assert test.values == pytest.approx((50, 60, 70))
+    assert test.mean == pytest.approx(60) and test.std == pytest.approx(10)
+    assert test.verdict == val.verdict == "reproduced"
+    assert epochs.values == (3, 3, 3)
+    cells = test.cells()
+    assert (cells["measured"], cells["std"], cells["runs"]) == ("60.00", "10.00", "3")
+    assert cells["difference"] == "-1.00"
+
+
+def test_run_with_other_parameters_is_no_measurement(tmp_path):
+    row = make_row(parameters={"epochs": 3}, stated={"test_accuracy": 50.0})
+    metrics = {"epochs": 1, "test": {"accuracy": 0.5}}
+    make_run(tmp_path / "R5" / "row", Config(epochs=1), **metrics)
+    (entry,) = entries_of(row, tmp_path)
+    assert entry.verdict == "not run" and entry.values == ()
+
+
+def test_run_on_other_data_never_gets_a_verdict(tmp_path):
+    row = make_row(stated={"test_accuracy": 50.0, "epochs": 20})
+    metrics = {"epochs": 20, "test": {"accuracy": 0.5}}
+    make_run(tmp_path / "R5-tiny_nature" / "row", Config(), **metrics)
+    assert [entry.verdict for entry in entries_of(row, tmp_path)] == ["not run"] * 2
+    found = entries_of(row, tmp_path, "tiny_nature")
+    assert [entry.mean for entry in found] == [50, 20]
+    assert not {entry.verdict for entry in found} & {*ledger.GOOD, *ledger.BAD}
+    assert all("tiny_nature" in entry.remark for entry in found)
+
+
+def test_counts_are_read_from_the_row_s_folder(tmp_path):
+    row = make_row(
+        notebook="01_count_flops_and_params",
+        stated={"parameters": 12, "parameters + moving_statistics": 15, "flops": 7},
+        wrong={"flops": {"right": 8, "why": "It forgets one."}},
+    )
+    assert [entry.verdict for entry in entries_of(row, tmp_path)] == ["not run"] * 3
+    folder = tmp_path / "R5" / "row"
+    folder.mkdir(parents=True)
+    counts = {"parameters": 12, "moving_statistics": 3, "flops": 8}
+    (folder / "counts.json").write_text(json.dumps(counts))
+    found = entries_of(row, tmp_path)
+    assert [entry.verdict for entry in found] == ["equal", "equal", "wrong in the report"]
+    assert found[2].remark == "It forgets one."
+
+
+def test_row_that_has_not_run_says_how_to_run_it(tmp_path):
+    (entry,) = entries_of(make_row(stated={"test_accuracy": 50.0}), tmp_path)
+    assert "python -m helpers.batch experiments/r5.yaml --rows row" in entry.remark
+
+
+def test_every_stated_figure_of_the_reports_is_an_entry(tmp_path):
+    entries = ledger.ledger(tmp_path)
+    known = {(entry.report, entry.row, entry.measure): entry.stated for entry in entries}
+    assert len(known) == len(entries)
+    # by hand from the reports
+    assert known["R1", "best", "test_accuracy"] == 39.54
+    assert known["R3", "sweep", "val_accuracy"] == 42.3
+    assert known["R4", "b2_last_block_dropout.5", "test_accuracy"] == 54.69
+    assert known["R5", "scratch_lr.01", "test_accuracy"] == 27.5
+    assert {entry.verdict for entry in entries} == {"not run"}
+
+
+def test_tables_hold_the_ledger():
+    entries = [
+        Entry("R5", "a|b", "test_accuracy", 50.0, (49.0, 50.5, 51.0), "reproduced"),
+        Entry("R1", "counts", "parameters", 2521354, (), "not run", "run it, please"),
+    ]
+    first, second = csv.DictReader(io.StringIO(ledger.to_csv(entries)))
+    assert first["row"] == "a|b" and float(first["measured"]) == pytest.approx(50.17)
+    assert float(first["std"]) == pytest.approx(1.04) and first["verdict"] == "reproduced"
+    assert second["measured"] == "" and second["remark"] == "run it, please"
+    lines = ledger.to_markdown(entries).splitlines()
+    assert len(lines) == 4 and r"a\|b" in lines[2]
+    bars = [line.replace(r"\|", "").count("|") for line in lines]
+    assert bars == [len(ledger.COLUMNS) + 1] * 4
