@@ -126,13 +126,21 @@ def runs_of(row: Row, dataset: str = "", runs_root: str | Path = "runs") -> list
     """
     folder = ROOT / runs_root / folder_of(row.report, dataset)
     if row.notebook == SWEEPING:
-        return find_runs(folder / "sweeps" / Path(row.parameters["sweep"]).stem)
+        file = ROOT / row.parameters["sweep"]
+        fixed = {} if dataset else _fixed_values(file)
+        return find_runs(folder / "sweeps" / file.stem, **fixed)
     runs = []
     for name, parameters in row.points.items():
         run = Run(folder / name)
         if run.finished and (dataset or run.config.id == config_of(row, parameters).id):
             runs.append(run)
     return runs
+
+
+def _fixed_values(file: Path) -> dict:
+    """Return the parameters to which a sweep's file gives a single value."""
+    parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["parameters"]
+    return {name: entry["value"] for name, entry in parameters.items() if "value" in entry}
 
 
 def counts_of(row: Row, runs_root: str | Path = "runs") -> dict[str, int] | None:

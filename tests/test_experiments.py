@@ -165,8 +165,11 @@ def test_runs_of_a_row_are_those_with_its_parameters(write, tmp_path):
 
 def test_runs_of_a_sweep_are_those_in_its_folder(tmp_path):
     row = next(row for row in ROWS if row.name == "sweep_first")
-    save_run(tmp_path / "R1" / "sweeps" / "r1_first" / "run-1", seed=3)
-    save_run(tmp_path / "R1" / "sweeps" / "r1_second" / "run-1", seed=4)
+    content = yaml.safe_load((experiments.ROOT / row.parameters["sweep"]).read_text())["parameters"]
+    fixed = {name: entry["value"] for name, entry in content.items() if "value" in entry}
+    save_run(tmp_path / "R1" / "sweeps" / "r1_first" / "run-1", **fixed, seed=3)
+    save_run(tmp_path / "R1" / "sweeps" / "r1_first" / "run-2", **{**fixed, "epochs": 1})
+    save_run(tmp_path / "R1" / "sweeps" / "r1_second" / "run-1", **fixed, seed=4)
     found = experiments.runs_of(row, runs_root=tmp_path)
     assert [run.config.seed for run in found] == [3]
 

@@ -99,6 +99,21 @@ def test_run_with_other_parameters_is_no_measurement(tmp_path):
     assert entry.verdict == "not run" and entry.values == ()
 
 
+def test_sweep_is_measured_by_its_best_run_with_the_file_s_values(tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text("parameters: {epochs: {value: 3}, augment: {value: []}, lr: {values: [1]}}")
+    row = make_row(notebook="03_sweep", parameters={"sweep": str(file)},
+                   stated={"runs": 3, "val_accuracy": 42.3})  # fmt: skip
+    folder = tmp_path / "R5" / "sweeps" / "search"
+    for number, accuracy in enumerate((0.2, 0.43, 0.1)):
+        config = Config(epochs=3, augment=[], lr=0.1 + number)
+        make_run(folder / str(number), config, epochs=3, val={"accuracy": accuracy})
+    make_run(folder / "longer", Config(epochs=30, augment=[]), epochs=30, val={"accuracy": 0.9})
+    runs, accuracy = entries_of(row, tmp_path)
+    assert runs.values == (3,) and runs.verdict == ledger.NOT_JUDGED
+    assert accuracy.values == pytest.approx((43.0,)) and accuracy.verdict == "reproduced"
+
+
 def test_run_on_other_data_never_gets_a_verdict(tmp_path):
     row = make_row(stated={"test_accuracy": 50.0, "epochs": 20})
     metrics = {"epochs": 20, "test": {"accuracy": 0.5}}
