@@ -7,10 +7,11 @@ REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 MAIN_JOB := $(filter-out notebooks/07_%, $(NOTEBOOKS))
 
-.PHONY: help run test lint clean
+.PHONY: help run report test lint clean
 
 help:
 	@echo "make run    run the notebooks on the embedded data; results in runs/"
+	@echo "make report put all that runs/ holds on one page: runs/report/report.html"
 	@echo "make test   run all tests and every notebook"
 	@echo "make lint   check the style of the code"
 	@echo "make clean  remove the environment and the caches; runs/ and data/ stay"
@@ -24,6 +25,9 @@ run: $(READY)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html $(MAIN_JOB:%=runs/%)
 	@echo "Executed notebooks, as pages for the browser, too: runs/notebooks/"
 	@echo "Runs, each with its configuration, history, metrics and weights: runs/"
+
+report: $(READY)
+	$(BIN)/python -m helpers.report
 
 test: $(READY)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 tests $(NOTEBOOKS)

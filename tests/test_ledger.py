@@ -42,6 +42,7 @@ def make_run(folder, config, **metrics):
         (40.0, (40.0, 50.0), "better"),  # mean 45; two runs say nothing about their spread
         # mean 45, sample variance (25 + 0 + 25) / 2 = 25: 2 std = 10 points
         (40.0, (40.0, 45.0, 50.0), "reproduced"),
+        (35.1, (40.0, 45.0, 50.0), "reproduced"),  # 9.9 points away
         (34.9, (40.0, 45.0, 50.0), "better"),  # 10.1 points away
         (55.1, (40.0, 45.0, 50.0), "worse"),
         # nearly equal seeds: 2 std = .2 points, but 2 points always pass
