@@ -127,6 +127,8 @@ def _drop_dropout_before(model: nn.Module, name: str) -> None:
         before = names[max(0, names.index(last) - 1)]
         if isinstance(parent.get_submodule(before), nn.Dropout):
             parent.set_submodule(before, nn.Identity())
+    elif isinstance(getattr(parent, "dropout", None), nn.Dropout):  # inception_v3, googlenet
+        parent.dropout = nn.Identity()
 
 
 def _open_end(

@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--storage", help="a journal file, or postgresql://...")
     parser.add_argument("--budget", type=float, help="minutes after which no new run starts")
     parser.add_argument("--dry-run", action="store_true", help="say what it would take")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     try:
         pairs = [pair.partition("=") for pair in options.parameters]
         config = Config(**{name: yaml.safe_load(value) for name, _, value in pairs})

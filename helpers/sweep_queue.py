@@ -46,22 +46,22 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
     try:
         if "://" not in storage:
             backend = optuna.storages.JournalStorage(_journal(Path(storage)))
-            others = {study.study_name for study in backend.get_all_studies()} - {definition.name}
+            others = set(optuna.get_all_study_names(backend)) - {definition.name}
             if others:
-                raise ValueError(f"it holds another sweep, {', '.join(others)}")
-            others = optuna.get_all_study_names(backend)
-            if others and definition.name not in others:
-                raise ValueError(f"it is the queue of another sweep, {others[0]}")
+                raise ValueError(f"it is the queue of another sweep, {others.pop()}")
         elif storage.startswith("sqlite"):
             raise ValueError("SQLite does not bear several workers; use a journal file")
         else:
             backend = optuna.storages.RDBStorage(storage)
-        study = optuna.create_study(
-            study_name=definition.name,
-            storage=backend,
-            direction=definition.goal,
-            load_if_exists=True,
-        )
+        if definition.name in optuna.get_all_study_names(backend):
+            study = optuna.load_study(study_name=definition.name, storage=backend)
+        else:
+            study = optuna.create_study(
+                study_name=definition.name,
+                storage=backend,
+                direction=definition.goal,
+                load_if_exists=True,  # another machine may have been quicker
+            )
     except Exception as error:  # each database has its own
         place = storage.split("@")[-1]  # without the password
         reason = str(error).splitlines()[0] if str(error) else repr(error)

@@ -21,6 +21,8 @@ def start_tracking(run: Run, config: Config) -> tuple[Callable[[dict], None], Ca
             "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
             "or use tracking 'offline'"
         )
+    if wandb.run is not None:  # begun by a sweep's agent; a second init in a notebook would end it
+        return lambda row: wandb.run.log(row, step=int(row["epoch"])), lambda: None
     tracked = wandb.init(
         project="five-blocks",
         name=run.name,

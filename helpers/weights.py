@@ -60,7 +60,7 @@ def _compare(source: Config, config: Config) -> None:
     if config.model != "five_blocks":
         return
     new_dense = "; head='dense' makes all dense layers new"
-    fields = {name: "" for name in ("padding", "conv_bias", "activation", "batch_norm")}
+    fields = dict.fromkeys(("padding", "conv_bias", "activation", "batch_norm"), "")
     fields |= {"norm_after_pool": "", "filter_list": "", "kernel_list": ""}
     if config.head == "linear":
         fields |= {"dense_list": new_dense, "pooling": new_dense, "head_norm": new_dense}
@@ -100,7 +100,7 @@ def read_checkpoint(config: Config) -> dict:
 def _read(path: Path, changed: int) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = "is damaged or another kind of file"
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             reason = "holds more than tensors and plain values, which could be code"

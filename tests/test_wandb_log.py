@@ -1,5 +1,8 @@
 """Tracking works without an account, asks nothing, and leaves no key behind."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from test_train import SMALL, fit, image_set
 
@@ -26,3 +29,13 @@ def test_a_finished_run_tracked_offline_leaves_no_key(tmp_path, monkeypatch):
     written = [path for path in run.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in written)
     assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def test_a_run_that_an_agent_began_is_used_and_left_open(tmp_path, monkeypatch):
+    logged = []
+    begun = SimpleNamespace(log=lambda row, step: logged.append((step, row["val_accuracy"])))
+    wandb = SimpleNamespace(login=lambda **_: True, run=begun)  # without init and finish
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = Config(**SMALL, runs_root=str(tmp_path), tracking="online")
+    run = fit(Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2)), config)
+    assert logged == [(row["epoch"], row["val_accuracy"]) for row in run.history]

@@ -11,8 +11,9 @@ import random
 from importlib import metadata
 from pathlib import Path
 
-from sweeps import SweepRun, next_runs
 from sweeps.hyperband_stopping import hyperband_stop_runs
+
+from sweeps import SweepRun, next_runs
 
 RULES = [
     {"min_iter": 1},

@@ -1,0 +1,150 @@
+"""Features computed once give the training that recomputing them at every step gives."""
+
+import numpy as np
+import pytest
+import torch
+from test_train import SMALL, image_set
+from torch import nn
+
+from helpers import features, loop, models, train
+from helpers.config import Config
+from helpers.data import Splits
+from helpers.freezing import freeze
+
+
+@pytest.fixture
+def splits():
+    return Splits(image_set(48, 0), image_set(24, 1), image_set(24, 2))
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(**{**SMALL, "dropout": 0.3}, runs_root=str(tmp_path), freeze="all_but_head")
+
+
+def fit(splits, config):
+    return train.fit(models.build(config, 3), splits, config)
+
+
+def split(name, strategy, size=64, **parameters):
+    config = Config(model=name, image_size=size, **parameters)
+    model = models.build(config, 3)
+    freeze(model, strategy)
+    return model, features.split(model, size)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"freeze": "all_but_last_2_blocks"},
+        {"freeze": "convolutional", "optimizer": "sgd", "lr": 0.01},
+        {"head": "dense", "pooling": "average", "head_norm": True},
+        {"model": "resnet18", "batch_size": 12, "freeze": "all_but_last_1_stages"},
+        {"model": "squeezenet1_1", "image_size": 32},
+    ],
+    ids=str,
+)
+def test_without_augmentation_it_is_the_plain_training(splits, config, parameters, monkeypatch):
+    config = config.replace(**parameters)
+    fast = fit(splits, config.replace(name="fast"))
+    assert len(fast.metrics["features"]) == 1
+    monkeypatch.setattr(loop.features, "compute", lambda *_: None)
+    plain = fit(splits, config.replace(name="plain"))
+    assert plain.metrics["features"] == []
+    for row, other in zip(fast.history, plain.history, strict=True):
+        for figure in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
+            assert row[figure] == pytest.approx(other[figure], rel=1e-4, abs=1e-6), figure
+    weights, others = (run.read_checkpoint("last.pt")["model"] for run in (fast, plain))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-5)
+
+
+def test_each_image_goes_through_the_frozen_part_once(splits, config, monkeypatch):
+    seen = []
+    conv = nn.Conv2d.forward
+
+    def record(self, images):
+        seen.append(len(images) if self.in_channels == 3 and images.device.type != "meta" else 0)
+        return conv(self, images)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", record)
+    fit(splits, config.replace(epochs=5))
+    final = 24  # the finished network is measured whole
+    assert sum(seen) == 48 + 24 + final
+
+
+def test_views_are_augmented_differently_and_take_turns(splits, config):
+    config = config.replace(augment=["color_jitter"], feature_views=3, epochs=4)
+    model = models.build(config, 3)
+    freeze(model, config.freeze)
+    found = features.compute(model, splits.train, splits.val, config, torch.float32, None)
+    assert found.train.values.shape[:2] == (3, 48) and found.val.values.shape[:2] == (1, 24)
+    first, second, third = found.train.values
+    assert not torch.equal(first, second) and not torch.equal(second, third)
+    run = fit(splits, config)
+    assert run.metrics["features"][0]["views"] == 3
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"freeze": "nothing"},
+        {"augment": ["horizontal_flip"]},
+        {"freeze": "fully_connected"},
+        {"start_image_size": 32, "image_size": 64},
+        {"freeze": "all_but_last_5_blocks"},
+    ],
+    ids=str,
+)
+def test_what_changes_from_epoch_to_epoch_is_not_kept(splits, config, parameters):
+    config = config.replace(epochs=1, **parameters)
+    assert fit(splits, config).metrics["features"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "up_to"),
+    [
+        ("resnet18", "all_but_head", "avgpool"),
+        ("resnet18", "all_but_last_1_stages", "layer3.1"),
+        ("alexnet", "all_but_head", "classifier.5"),
+        ("alexnet", "convolutional", "avgpool"),
+        ("five_blocks", "all_but_head", "head.activation1"),
+        ("vit_b_16", "all_but_last_1_blocks", "encoder.layers.encoder_layer_10"),
+        ("mobilenet_v2", "all_but_last_2_blocks", "features.15"),
+        ("densenet121", "all_but_head", "features.norm5"),
+        ("googlenet", "all_but_last_1_blocks", "inception5a"),
+        ("inception_v3", "all_but_head", "dropout"),
+        ("legacy_xception", "all_but_head", "global_pool.flatten"),
+    ],
+)
+def test_the_cut_is_late_and_loses_nothing(name, strategy, up_to):
+    size = {"inception_v3": 96, "alexnet": 96, "legacy_xception": 96}.get(name, 64)
+    model, (beginning, rest, last) = split(name, strategy, size)
+    assert last == up_to
+    images = torch.randn(2, 3, size, size)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(rest(beginning(images)), model(images))
+
+
+def test_a_beginning_that_rolls_dice_is_cut_before_the_dice():
+    """Dropout behind the last frozen layer stays active, so the features end in front of it."""
+    model, (_, _, last) = split("alexnet", "convolutional", 96)
+    assert last == "avgpool" and model.train().classifier[0].training
+
+
+def test_features_too_large_for_memory_go_to_a_file(splits, config, tmp_path, monkeypatch):
+    whole = fit(splits, config.replace(name="whole"))
+    monkeypatch.setattr(features, "MEMORY", 0.0)
+    mapped = fit(splits, config.replace(name="mapped"))
+    assert [r["val_loss"] for r in whole.history] == [r["val_loss"] for r in mapped.history]
+    assert not (tmp_path / "mapped" / ".features").exists()
+
+
+def test_the_saving_is_counted():
+    """10 images took 2 s once; training looked at 24 and validation 3 times at 2: 6 s, not 2."""
+    sets = [features.FeatureSet(torch.zeros(1, n, 5), np.zeros(n)) for n in (8, 2)]
+    summary = features.Features(nn.Identity(), *sets, "x", seconds=2.0).summary(24, 3)
+    assert summary["saved_seconds"] == pytest.approx(0.2 * 30 - 2)
+    assert summary["shape"] == [5] and summary["views"] == 1

@@ -1,0 +1,411 @@
+"""Sweeps: every point once, continued, ended early, shared out; mistakes change nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from helpers import ROOT, sweep, sweep_queue, sweep_worker
+from helpers.config import Config, ConfigError
+from helpers.runs import Run
+from helpers.sweep_file import read_sweep
+from helpers.train import TrainingDiverged
+
+FAST = {"image_size": 32, "filters": 4, "dense": 8, "epochs": 2, "steps_per_epoch": 1,
+        "val_steps": 1, "augment": []}  # fmt: skip
+METRIC = {"name": "val_accuracy", "goal": "maximize"}
+GRID = {"dropout": {"values": [0.0, 0.2]}, "lr": {"values": [0.001, 0.01, 0.1]}}
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(**FAST, runs_root=str(tmp_path))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name="small", method="grid", parameters=GRID, **more):
+        path = tmp_path / f"{name}.yaml"
+        content = {"method": method, "metric": METRIC, "parameters": parameters, **more}
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Replace training by curves made up from the parameters; returns what was trained."""
+    trained = []
+
+    def make(curve):
+        def fit(model, splits, config, on_epoch=None):
+            trained.append(config)
+            run = Run(Path(config.runs_root) / config.name)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.write_json("config.json", config.model_dump())
+            rows, stopped = [], {}
+            for epoch, value in enumerate(curve(config), start=1):
+                rows.append({"epoch": epoch, "val_accuracy": value, "val_loss": 1 - value})
+                run.write_csv("history.csv", rows)
+                if on_epoch and on_epoch(rows[-1]):
+                    stopped = {"stopped_at": epoch}
+                    break
+            run.write_json("metrics.json", {"train_seconds": 1.0})
+            run.set_status("finished", **stopped)
+            return run
+
+        monkeypatch.setattr(sweep_worker, "fit", fit)
+        return trained
+
+    return make
+
+
+def study_of(path, config):
+    definition = read_sweep(path, config)
+    journal = Path(config.runs_root) / "sweeps" / definition.name / "journal.log"
+    return sweep_queue.open_study(definition, config, str(journal))
+
+
+def states(path, config):
+    return [trial.state.name for trial in study_of(path, config).get_trials()]
+
+
+def files(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_grid_trains_every_point_once_and_is_read_again(write, config):
+    path = write()
+    result = sweep.run(path, config)
+    points = {(run.config.dropout, run.config.lr) for run in result.runs}
+    assert len(result.runs) == len(points) == 6 and result.failed == {}
+    assert states(path, config) == ["COMPLETE"] * 6
+    values = {run.name: max(r["val_accuracy"] for r in run.history) for run in result.runs}
+    assert result.value(result.best) == max(values.values())
+    before = files(result.folder / result.best.name)
+    assert [run.name for run in sweep.run(path, config).runs] == [r.name for r in result.runs]
+    assert files(result.folder / result.best.name) == before
+
+
+def test_test_images_take_no_part(write, config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sweep_worker, "fit", lambda model, splits, *_: seen.append(splits.test))
+    trainer = sweep_worker.Trainer(read_sweep(write(), config), config)
+    trainer.train(trainer.configure({"dropout": 0.0}, "0000"))
+    assert len(seen) == 1 and len(seen[0]) == 0
+
+
+def test_interrupted_sweep_continues(write, config, curves, monkeypatch):
+    path = write()
+    trained = curves(lambda config: [0.1, 0.2])
+    complete = sweep_worker.fit
+
+    def interrupted(model, splits, config, on_epoch):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return complete(model, splits, config, on_epoch)
+
+    monkeypatch.setattr(sweep_worker, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(path, config)
+    monkeypatch.setattr(sweep_worker, "fit", complete)
+    assert len(sweep.run(path, config).runs) == 6
+    assert len({config.id for config in trained}) == len(trained) == 6
+
+
+def test_random_search_does_not_depend_on_the_order_of_work(write, config, curves):
+    trained = curves(lambda config: [config.lr])
+    path = write(method="random", run_cap=5, parameters={"lr": {"min": 0.01, "max": 0.1}})
+    sweep.run(path, config)
+    first = [c.lr for c in trained]
+    shutil.rmtree(Path(config.runs_root) / "sweeps")
+    trained.clear()
+    sweep.run(path, config)
+    assert [c.lr for c in trained] == first and len(set(first)) == 5
+    assert all(0.01 <= lr <= 0.1 for lr in first)
+
+
+def test_bayesian_search_finds_the_best_region(write, config, curves):
+    trained = curves(lambda config: [1 - abs(config.dropout - 0.7)])
+    path = write(method="bayes", run_cap=40, parameters={"dropout": {"min": 0.0, "max": 0.99}})
+    result = sweep.run(path, config)
+    distances = [abs(c.dropout - 0.7) for c in trained]
+    assert len(trained) == 40 and abs(result.best.config.dropout - 0.7) < 0.05
+    assert sum(distances[-20:]) / 20 < 0.2  # by chance: .29
+
+
+def test_hyperband_ends_bad_runs_early(write, config, curves):
+    # Runs come in the grid's order: .5, .4, .3 ... Only the first is among the best third.
+    values = [0.0, 0.1, 0.2, 0.3, 0.4]
+    curves(lambda config: [0.5 - config.dropout] * 4)
+    path = write(parameters={"dropout": {"values": values}},
+                 early_terminate={"type": "hyperband", "min_iter": 1})  # fmt: skip
+    result = sweep.run(path, config)
+    assert [len(run.history) for run in result.runs] == [4, 1, 1, 1, 1]
+    assert states(path, config) == ["COMPLETE"] + ["PRUNED"] * 4
+
+
+def test_sweep_ends_at_the_target(write, config, curves):
+    trained = curves(lambda config: [config.dropout])
+    path = write(parameters={"dropout": {"values": [0.1, 0.2, 0.3, 0.4]}},
+                 metric=METRIC | {"target": 0.2})  # fmt: skip
+    assert len(sweep.run(path, config).runs) == len(trained) == 2
+
+
+def test_budget_ends_the_sweep(write, config, curves):
+    def slow(config):
+        time.sleep(0.5)
+        return [0.1]
+
+    trained = curves(slow)
+    path = write()
+    sweep.run(path, config, budget=0.6 / 60)
+    assert 1 <= len(trained) < 6
+    sweep.run(path, config)
+    assert len(trained) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TrainingDiverged("the loss became nan"), "the loss became nan"),
+        (MemoryError("no room"), "no room"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("CUDA out of memory. Tried"), "CUDA out of memory. Tried"),
+    ],
+)
+def test_failed_trial_is_recorded_and_the_sweep_goes_on(write, config, curves, error, reason):
+    def curve(config):
+        if config.lr == 0.01:
+            raise error
+        return [0.3]
+
+    trained = curves(curve)
+    path = write()
+    result = sweep.run(path, config)
+    assert len(result.runs) == 4 and set(result.failed.values()) == {reason}
+    assert len(result.failed) == 2
+    sweep.run(path, config)
+    assert len(trained) == 6  # what failed for a reason is not tried again
+
+
+def test_error_in_the_code_stops_the_sweep(write, config, curves):
+    def curve(config):
+        raise RuntimeError("a mistake")
+
+    curves(curve)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        sweep.run(write(), config)
+
+
+def test_impossible_point_is_recorded(write, config, curves):
+    trained = curves(lambda config: [0.3])
+    path = write(parameters={"batch_norm": {"values": [True, False]},
+                             "norm_after_pool": {"values": [True, False]}})  # fmt: skip
+    result = sweep.run(path, config)
+    assert len(trained) == 3 and list(result.failed.values()) == [
+        "norm_after_pool needs batch_norm"
+    ]
+
+
+def test_dead_workers_point_is_given_back(write, config, curves):
+    trained = curves(lambda config: [0.3])
+    path = write()
+    definition = read_sweep(path, config)
+    folder = Path(config.runs_root) / "sweeps" / "small"
+    folder.mkdir(parents=True)
+    study = study_of(path, config)
+    sweep_queue.fill(study, sweep_queue.list_points(definition, config))
+    dead = sweep_queue.claim(study, config, worker=0)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    worker = {"host": dead.user_attrs["worker"]["host"], "pid": gone.pid, "started": 1.0}
+    dead.set_user_attr("worker", worker)
+    sweep.run(path, config)
+    assert len(trained) == 6 and states(path, config).count("COMPLETE") == 6
+
+
+def test_living_workers_point_is_left_alone(write, config):
+    path = write()
+    (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
+    study = study_of(path, config)
+    sweep_queue.fill(study, sweep_queue.list_points(read_sweep(path, config), config))
+    sweep_queue.claim(study, config, worker=0)
+    sweep_queue.give_back(study)
+    assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
+
+
+def test_queue_filled_twice_holds_each_point_once(write, config, curves):
+    trained = curves(lambda config: [0.3])
+    path = write()
+    (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
+    definition, study = read_sweep(path, config), study_of(path, config)
+    for slot, point in enumerate(sweep_queue.list_points(definition, config)):
+        for _ in range(2):  # as two machines would that begin at the same moment
+            study.enqueue_trial(point, user_attrs={"slot": slot})
+    assert len(sweep.run(path, config).runs) == len(trained) == 6
+
+
+def test_killed_workers_points_are_done_exactly_once(write, config):
+    path = write(parameters=GRID | {"seed": {"value": 0}, "epochs": {"value": 6}})
+    command = [sys.executable, "-m", "helpers.sweep", str(path), "--workers", "2"]
+    command += [f"{name}={json.dumps(value)}" for name, value in config.model_dump().items()
+                if name in FAST or name == "runs_root"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    folder = Path(config.runs_root) / "sweeps" / "small"
+    deadline = time.monotonic() + 120
+    killed = None
+    while killed is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if (folder / "journal.log").exists() and list(folder.glob("*/history.csv")):
+            running = study_of(path, config).get_trials(states=(TrialState.RUNNING,))
+            if running and "worker" in running[0].user_attrs:
+                killed = running[0].user_attrs
+                os.kill(killed["worker"]["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and output.startswith("6 runs in")
+    runs = [Run(p.parent) for p in folder.glob("*/status.json")]
+    assert len({run.config.id for run in runs}) == len(runs) == 6
+    assert all([row["epoch"] for row in run.history] == [1, 2, 3, 4, 5, 6] for run in runs)
+    trials = study_of(path, config).get_trials()
+    assert sum(t.state == TrialState.COMPLETE for t in trials) == 6
+
+
+def test_dry_run_counts_points_and_trains_one_epoch(write, config, tmp_path):
+    text = sweep.preview(write(parameters=GRID | {"epochs": {"value": 7}}), config, workers=2)
+    assert "6 runs of up to 7 epochs" in text and "2 workers" in text
+    assert "| lr | 0.001, 0.01, 0.1 |" in text and "| epochs | 7 (fixed) |" in text
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"workers": 0}, "workers = 0 should be at least 1"),
+        ({"budget": -1}, "budget = -1 should be more than 0"),
+        ({"storage": "sqlite:///sweep.db"}, "SQLite"),
+        ({"storage": "postgresql://user:secret@localhost:1/none"}, "localhost:1/none cannot be"),
+        ({"storage": "nothing://x"}, "cannot be used"),
+    ],
+)
+def test_bad_call_is_one_sentence_and_changes_nothing(write, config, tmp_path, call, message):
+    path = write()
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match=message) as error:
+        sweep.run(path, config, **call)
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
+    assert files(tmp_path) == before and not (tmp_path / "sweeps").exists()
+
+
+def test_storage_of_another_sweep_is_refused(write, config, curves, tmp_path):
+    curves(lambda config: [0.3])
+    sweep.run(write(), config, storage=str(tmp_path / "queue.log"))
+    changed = write(parameters={"lr": {"values": [0.5]}})
+    for path, other in (changed, config), (write("other"), config):
+        before = files(tmp_path)
+        with pytest.raises(ConfigError, match="another sweep"):
+            sweep.run(path, other, storage=str(tmp_path / "queue.log"))
+        assert files(tmp_path) == before
+    with pytest.raises(ConfigError, match="another sweep .*momentum"):
+        sweep.run(write(), config.replace(momentum=0.5), storage=str(tmp_path / "queue.log"))
+
+
+def test_storage_that_is_no_queue_is_left_as_it_is(write, config, tmp_path):
+    diary = tmp_path / "diary.txt"
+    diary.write_text("dear diary")
+    with pytest.raises(ConfigError, match="diary.txt cannot be used"):
+        sweep.run(write(), config, storage=str(diary))
+    assert diary.read_text() == "dear diary"
+
+
+def test_half_written_line_of_a_killed_worker_is_mended(write, config, curves):
+    trained = curves(lambda config: [0.3])
+    path = write()
+    sweep.run(path, config)
+    with (Path(config.runs_root) / "sweeps" / "small" / "journal.log").open("a") as file:
+        file.write('{"op_code": 5, "half')
+    assert len(sweep.run(path, config).runs) == len(trained) == 6
+
+
+def test_online_gives_wandb_the_same_file_and_the_same_training(write, config, curves, monkeypatch):
+    trained = curves(lambda config: [0.25])
+    calls = []
+
+    class Tracked:
+        id = "abc"
+        config = {"group": {"lr": 0.02}, "dropout": 0.2}
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *error: None  # noqa: E731
+
+    def agent(sweep_id, function, project, count):
+        calls.append((sweep_id, project, count))
+        function()
+
+    def make_sweep(content, project):
+        calls.append((content, project))
+        return "id-1"
+
+    wandb = SimpleNamespace(login=lambda **_: True, init=Tracked, sweep=make_sweep, agent=agent)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    parameters = {"group": {"parameters": {"lr": {"values": [0.01, 0.02]}}},
+                  "dropout": {"values": [0.2]}}  # fmt: skip
+    path = write(method="random", run_cap=3, parameters=parameters)
+    result = sweep.run(path, config.replace(tracking="online"))
+    assert calls == [(yaml.safe_load(path.read_text()), "five-blocks"), ("id-1", "five-blocks", 3)]
+    assert [(c.lr, c.dropout) for c in trained] == [(0.02, 0.2)] and len(result.runs) == 1
+    wandb.login = lambda **_: False
+    with pytest.raises(ConfigError, match="wandb login"):
+        sweep.run(path, config.replace(tracking="online"))
+
+
+@pytest.fixture
+def postgresql(tmp_path):
+    """Start a real server for this test; skip where its programs or driver are not installed."""
+    pytest.importorskip("psycopg2")
+    programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl", "postgres")}
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    for name in programs:
+        if found and (found[-1] / name).exists():
+            programs[name] = str(found[-1] / name)
+    if None in programs.values():
+        pytest.skip("PostgreSQL is not installed")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    prefix = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(folder, "postgres")
+        for parent in [tmp_path, *tmp_path.parents][:4]:
+            if parent.owner() == "root" and parent != Path("/tmp"):
+                parent.chmod(0o755)
+        prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    with_port = f"-p 54329 -k {folder} -c listen_addresses=localhost"
+    quiet = {"check": True, "capture_output": True, "cwd": folder}
+    subprocess.run([*prefix, programs["initdb"], "-A", "trust", "-U", "sweeper", "-D",
+                    str(folder / "data")], **quiet)  # fmt: skip
+    control = [*prefix, programs["pg_ctl"], "-D", str(folder / "data")]
+    subprocess.run([*control, "-w", "-l", str(folder / "log"), "-o", with_port, "start"],
+                   check=True, cwd=folder, stdout=subprocess.DEVNULL)  # fmt: skip
+    yield "postgresql://sweeper@localhost:54329/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+
+
+def test_postgresql_holds_the_queue(write, config, curves, postgresql):
+    trained = curves(lambda config: [0.3])
+    path = write()
+    assert len(sweep.run(path, config, storage=postgresql).runs) == len(trained) == 6
+    assert len(sweep.run(path, config, storage=postgresql).runs) == len(trained) == 6
+    study = optuna.load_study(study_name="small", storage=postgresql)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 6
+    with pytest.raises(ConfigError, match="another sweep"):
+        sweep.run(write(parameters={"lr": {"values": [0.5]}}), config, storage=postgresql)
