@@ -8,24 +8,28 @@ The rules:
   at least three runs, or within 2 points of the mean; otherwise it is *better* or *worse*.
 - Losses, epochs and numbers of runs are shown and not judged: reports average losses differently,
   and the others are chosen, not measured.
-- A run on other data than the report's is shown apart and never judged.
-- A row without a finished run is *not run*, with the command that runs it.
+- A run on other data than the report's, or with other parameters, is never judged.
+- A row without a finished run is *not run*, with the reason if it failed and the command to run it.
+- Rows of our own, beside a report's, have nothing stated and are shown.
 """
 
 import csv
 import io
+import json
 import statistics
 from dataclasses import dataclass
 
-from helpers.experiments import Row, counts_of, load_all, runs_of
+from helpers import ROOT
+from helpers.experiments import TRAINING, Row, counts_of, load_all, runs_of
 from helpers.runs import Run
 
 POINTS = 2.0  # percentage points
 COUNTS = ("parameters", "trainable")
+OWN = ("val_accuracy", "test_accuracy", "epochs", "parameters")  # shown of rows of our own
 NOT_JUDGED = "shown"
 GOOD, BAD = ("equal", "reproduced", "better"), ("worse", "differs", "wrong in the report")
-COLUMNS = ("report", "row", "measure", "stated", "measured", "std", "runs", "difference",
-           "verdict", "remark")  # fmt: skip
+NUMBERS = ("stated", "measured", "std", "runs", "difference")
+COLUMNS = ("report", "row", "measure", *NUMBERS, "verdict", "remark")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Entry:
     report: str
     row: str
     measure: str
-    stated: float
+    stated: float | None  # None: a row of our own
     values: tuple[float, ...]  # one a run; one for a count; empty: not run
     verdict: str
     remark: str = ""
@@ -52,27 +56,30 @@ class Entry:
     def cells(self) -> dict[str, str]:
         """Return the entry as text by column."""
         digits = 2 if "accuracy" in self.measure else 4 if "loss" in self.measure else 0
-        mean, std = self.mean, self.std
+        mean, std, stated = self.mean, self.std, self.stated
+        difference = None if mean is None or stated is None else mean - stated
         return {
             "report": self.report,
             "row": self.row,
             "measure": self.measure.replace("_", " "),
-            "stated": _number(self.stated, digits),
-            "measured": "" if mean is None else _number(mean, digits),
-            "std": "" if std is None else _number(std, digits),
+            "stated": _number(stated, digits),
+            "measured": _number(mean, digits),
+            "std": _number(std, digits),
             "runs": str(len(self.values)) if self.values else "",
-            "difference": "" if mean is None else f"{mean - self.stated:+,.{digits}f}",
+            "difference": _number(difference, digits, "+"),
             "verdict": self.verdict,
             "remark": self.remark,
         }
 
 
 def judge(
-    measure: str, stated: float, values: tuple[float, ...], right: float | None = None
+    measure: str, stated: float | None, values: tuple[float, ...], right: float | None = None
 ) -> str:
     """Return the verdict on one figure; `right` is the true value where the report is wrong."""
     if not values:
         return "not run"
+    if stated is None:
+        return NOT_JUDGED
     mean = statistics.mean(values)
     if "accuracy" in measure:
         spread = 2 * statistics.stdev(values) if len(values) >= 3 else 0.0
@@ -99,7 +106,7 @@ def measure_of(run: Run, measure: str) -> float | None:
 
 
 def ledger(runs_root: str = "runs") -> list[Entry]:
-    """Return an entry for each figure that the five reports state."""
+    """Return an entry for each figure that the five reports state, and for our own that ran."""
     return [entry for row in load_all() for entry in entries_of(row, runs_root)]
 
 
@@ -107,8 +114,9 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
     """Return an entry for each stated figure of a row; on other data they are not judged."""
     counts = counts_of(row, runs_root) if row.counts else None
     runs = [] if row.counts else runs_of(row, dataset, runs_root)
+    own = {} if row.notebook not in TRAINING else dict.fromkeys(OWN)
     found = []
-    for measure, stated in row.stated.items():
+    for measure, stated in (row.stated or own).items():
         if row.counts:
             values = () if counts is None else (counts[measure],)
         elif measure == "runs":
@@ -119,6 +127,8 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
         else:
             every = (measure_of(run, measure) for run in runs)
             values = tuple(value for value in every if value is not None)
+        if stated is None and not values:
+            continue
         wrong = row.wrong.get(measure, {})
         verdict = judge(measure, stated, values, wrong.get("right"))
         remark = wrong.get("why", "")
@@ -127,16 +137,30 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
         elif verdict == "not run":
             file = f"experiments/{row.report.lower()}.yaml"
             remark = f"python -m helpers.batch {file} --rows {row.name}"
+            reason = reason_of(row, runs_root)
+            remark = f"failed: {reason}; {remark}" if reason else remark
         found.append(Entry(row.report, row.name, measure, stated, values, verdict, remark))
     return found
 
 
+def reason_of(row: Row, runs_root: str = "runs") -> str:
+    """Return why the last batch failed to run a row; "" where it did not fail."""
+    for name in row.points:
+        path = ROOT / runs_root / "batch" / row.report / name / "status.json"
+        status = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if status.get("state") == "failed":
+            return status["reason"]
+    return ""
+
+
 def to_csv(entries: list[Entry]) -> str:
-    """Return the ledger as CSV, a line a figure."""
+    """Return the ledger as CSV, a line a figure, numbers without thousands separators."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(entry.cells() for entry in entries)
+    for entry in entries:
+        cells = entry.cells()
+        writer.writerow(cells | {name: cells[name].replace(",", "") for name in NUMBERS})
     return text.getvalue()
 
 
@@ -148,5 +172,5 @@ def to_markdown(entries: list[Entry]) -> str:
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}"
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign},.{digits}f}"

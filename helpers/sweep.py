@@ -1,6 +1,6 @@
 """Sweeps: many runs from one file in wandb's own YAML, offline by Optuna or online by wandb.
 
-    python -m helpers.sweep sweeps/tiny.yaml [--workers 2] [--dry-run] [--storage postgresql://...]
+    python -m helpers.sweep sweeps/tiny.yaml [--workers 2] [--dry-run] [--storage PATH]
 
 Each run is an ordinary run folder below runs/sweeps/NAME; all else reads those. A sweep that was
 stopped at any moment continues; the test set takes no part in it.
@@ -63,7 +63,8 @@ def run(
 
     `config` holds all parameters that the file leaves open; its `runs_root` is where the sweep's
     folder sweeps/NAME goes (NAME is the file's). `storage` is the path of a journal file (by
-    default in that folder) or the URL of a PostgreSQL database that several machines share.
+    default in that folder) or the URL of a PostgreSQL database that several machines share
+    (postgresql+psycopg://USER@HOST/NAME, with `pip install "psycopg[binary]"`).
     `workers` is the number of processes on this machine; 1 trains in this one. After `budget`
     minutes no new run starts. With `config.tracking` "online" wandb decides on the runs, and
     `storage` may name one of its sweeps to join.
@@ -285,7 +286,7 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="others of Config")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--storage", help="a journal file, or postgresql://...")
+    parser.add_argument("--storage", help="a journal file, or postgresql+psycopg://USER@HOST/NAME")
     parser.add_argument("--budget", type=float, help="minutes after which no new run starts")
     parser.add_argument("--dry-run", action="store_true", help="say what it would take")
     options = parser.parse_intermixed_args()

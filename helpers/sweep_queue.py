@@ -65,6 +65,8 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
     except Exception as error:  # each database has its own
         place = storage.split("@")[-1]  # without the password
         reason = str(error).splitlines()[0] if str(error) else repr(error)
+        if isinstance(error, ImportError):
+            reason = 'its driver is missing: pip install "psycopg[binary]", for postgresql+psycopg://'
         raise ConfigError(f"storage {place} cannot be used: {reason}") from None
     kept = config.model_dump(exclude={"name", "runs_root", "tracking", "data_root"})
     keys = ("method", "metric", "early_terminate", "parameters")

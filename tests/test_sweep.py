@@ -372,7 +372,7 @@ def test_online_gives_wandb_the_same_file_and_the_same_training(write, config, c
 @pytest.fixture
 def postgresql(tmp_path):
     """Start a real server for this test; skip where its programs or driver are not installed."""
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl", "postgres")}
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     for name in programs:
@@ -396,7 +396,7 @@ def postgresql(tmp_path):
     control = [*prefix, programs["pg_ctl"], "-D", str(folder / "data")]
     subprocess.run([*control, "-w", "-l", str(folder / "log"), "-o", with_port, "start"],
                    check=True, cwd=folder, stdout=subprocess.DEVNULL)  # fmt: skip
-    yield "postgresql://sweeper@localhost:54329/postgres"
+    yield "postgresql+psycopg://sweeper@localhost:54329/postgres"
     subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
 
 
