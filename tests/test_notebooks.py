@@ -12,6 +12,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import ROOT
+from helpers.config import Config
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BADGE = "https://colab.research.google.com/github/five-blocks/five-blocks/blob/main/notebooks/"
@@ -63,6 +64,19 @@ def test_parameters_are_typed_literals_with_a_comment_each(notebook):
         ast.literal_eval(statement.value)  # papermill cannot re-evaluate derived values
         lines = range(statement.lineno, statement.end_lineno + 1)
         assert comments.intersection(lines), f"needs a comment: {text}"
+
+
+def test_imports_hide_no_parameter(notebook):
+    """papermill may give any of Config's parameters; an import of that name would replace it."""
+    cells = [TransformerManager().transform_cell(cell.source) for cell in code_cells(notebook)]
+    imported = {
+        alias.asname or alias.name
+        for statement in ast.walk(ast.parse("\n".join(cells)))
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        for alias in statement.names
+    }
+    if any("Config.from_parameters" in cell for cell in cells):
+        assert not imported & set(Config.model_fields)
 
 
 def test_notebook_is_thin(notebook):
