@@ -3,24 +3,26 @@
     python -m helpers.report [--runs-root runs] [--output runs/report]
 
 Writes report.html (no script, nothing loaded from outside, prints to A4), ledger.csv and ledger.md.
-Nothing is trained and no test set is opened; what is missing is named with the way to make it.
+Nothing is trained and no test set is opened; what is missing is named with the way to make it. The
+same run folders give the same page, byte for byte.
 """
 
 import argparse
 import base64
 import io
-import subprocess
 from collections import Counter
 from pathlib import Path
 
+import matplotlib
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from helpers import ROOT, figures, findings, ledger, panels
-from helpers.experiments import EXPERIMENTS, load_all
+from helpers.experiments import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
+from helpers.hardware import environment
 from helpers.ledger import Entry, measure_of
-from helpers.runs import Run, find_runs, now, write_atomically
+from helpers.runs import Run, find_runs, write_atomically
 
 TEMPLATE = "report.html.jinja"
 PHOTOGRAPHS = ("nature_12k", "caltech101", "cub200", "scenes15")  # shown before drawn images
@@ -39,54 +41,60 @@ def write_report(runs_root: str = "runs", output: Path | str = "runs/report") ->
     entries = ledger.ledger(runs_root)
     write_atomically(folder / "ledger.csv", ledger.to_csv(entries).encode())
     write_atomically(folder / "ledger.md", ledger.to_markdown(entries).encode())
-    environment = Environment(
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = environment.get_template(TEMPLATE).render(**collect(entries, runs_root))
+    page = templates.get_template(TEMPLATE).render(**collect(entries, runs_root))
     write_atomically(folder / "report.html", page.encode())
     return folder / "report.html"
 
 
 def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
     """Gather everything that the page shows."""
-    runs = find_runs(runs_root)
-    counting = {(row.report, row.name) for row in load_all() if row.counts}
+    rows = load_all()
+    runs = [run for run in find_runs(runs_root) if run.metrics]
+    counting = {(row.report, row.name) for row in rows if row.counts}
     counts = [entry for entry in entries if (entry.report, entry.row) in counting]
     trained = [entry for entry in entries if (entry.report, entry.row) not in counting]
-    verdicts = Counter(entry.verdict for entry in entries)
+    stated = [entry for entry in entries if entry.stated is not None]
+    verdicts = Counter(entry.verdict for entry in stated)
     environments = Counter(
         yaml.safe_dump(run.environment, sort_keys=True) for run in runs if run.environment
     )
     return {
-        "date": now()[:16].replace("T", " ") + " UTC",
-        "commit": _commit(),
+        "newest": runs[-1].status["time"][:16].replace("T", " ") + " UTC" if runs else "none yet",
+        "commit": environment()["commit"],
         "facts": [
-            (len(entries), "figures stated by five reports"),
+            (len(stated), "figures stated by five reports"),
             (verdicts["equal"], f"of {len(counts)} counts equal"),
             (verdicts["reproduced"] + verdicts["better"], "accuracies reproduced or better"),
             (verdicts["not run"], "figures not run here yet"),
             (len(runs), "finished runs"),
         ],
-        "verdicts": draw_svg(draw_verdicts(entries), "All stated figures by verdict."),
+        "verdicts": draw_svg(draw_verdicts(stated), "All stated figures by verdict."),
         "rules": _rules(),
         "good": ledger.GOOD,
         "bad": ledger.BAD,
-        "reports": [_report(name, title, trained) for name, title in _titles().items()],
+        "reports": [
+            _report(name, title, [entry for entry in trained if entry.report == name],
+                    [row for row in rows if row.report == name], runs_root)
+            for name, title in _titles().items()
+        ],
         "counts": [entry for entry in counts if entry.values],
-        "other": _on_other_data(runs_root),
+        "other": _on_other_data(rows, runs_root),
         "leakage": _leakage(runs_root),
-        "sweeps": _sweeps(runs_root),
-        "best": _best(runs),
+        "sweeps": _sweeps(runs),
+        "best": _best(runs, runs_root),
         "tuned": [_describe(run) for run in runs if run.config.weights != "none"],
         "tradeoff": [],
         "environments": [
             (count, yaml.safe_load(text)) for text, count in environments.most_common()
         ],
         "seeds": sorted({run.config.seed for run in runs}),
-    }
+    }  # fmt: skip
 
 
 def draw_verdicts(entries: list[Entry]) -> Figure:
@@ -117,7 +125,8 @@ def draw_verdicts(entries: list[Entry]) -> Figure:
 def draw_svg(figure: Figure, text: str, narrow: bool = False) -> dict:
     """Turn a figure into a picture of the page, sharp at any size."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
+    with matplotlib.rc_context({"svg.hashsalt": "five blocks"}):  # else its ids are random
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _picture(buffer.getvalue(), "image/svg+xml", text, narrow)
 
 
@@ -126,18 +135,23 @@ def _picture(content: bytes, kind: str, text: str, narrow: bool = False) -> dict
     return {"source": source, "text": text, "narrow": narrow}
 
 
-def _report(name: str, title: str, entries: list[Entry]) -> tuple:
-    """Return one report's measured entries, the names of its rows not run, and its remarks."""
-    own = [entry for entry in entries if entry.report == name]
-    measured = [entry for entry in own if entry.values]
-    unrun = list(dict.fromkeys(entry.row for entry in own if not entry.values))
+def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_root: str) -> dict:
+    """Gather one report's measured figures, the rows that did not run and why, and remarks."""
+    measured = [entry for entry in entries if entry.values]
     done = {entry.row for entry in measured}
-    remarks = [
-        (row.name, " ".join(row.open))
-        for row in load_all()
-        if row.report == name and row.name in done and row.open
-    ]
-    return name, title, measured, [row for row in unrun if row not in done], remarks
+    trained = [row for row in rows if row.notebook == SWEEPING or row.notebook in TRAINING]
+    unrun = [row for row in trained if row.name not in done]
+    failed = {row.name: ledger.reason_of(row, runs_root) for row in unrun}
+    return {
+        "name": name,
+        "title": title,
+        "entries": measured,
+        "unrun": list(failed),
+        "failed": {row: reason for row, reason in failed.items() if reason},
+        "remarks": [
+            (row.name, " ".join(row.open)) for row in rows if row.name in done and row.open
+        ],
+    }
 
 
 def _titles() -> dict[str, str]:
@@ -152,14 +166,13 @@ def _rules() -> list[str]:
     return [" ".join(rule.split()) for rule in text.split("\n- ")[1:]]
 
 
-def _on_other_data(runs_root: str) -> list[dict]:
-    rows = []
-    reports = {row.report for row in load_all()}
-    for folder in sorted((ROOT / runs_root).glob("R*-*")):
-        report, _, _ = folder.name.partition("-")
-        if report in reports:
-            rows += [_describe(run) | {"report": report} for run in find_runs(folder)]
-    return rows
+def _on_other_data(rows: list[Row], runs_root: str) -> list[dict]:
+    found = []
+    for report in sorted({row.report for row in rows}):
+        for folder in sorted((ROOT / runs_root).glob(f"{report}-*")):
+            runs = [run for run in find_runs(folder) if run.metrics and not _swept(run)]
+            found += [_describe(run) | {"report": report} for run in runs]
+    return found
 
 
 def _describe(run: Run) -> dict:
@@ -194,13 +207,15 @@ def _leakage(runs_root: str) -> list[tuple]:
     return found
 
 
-def _sweeps(runs_root: str) -> list[dict]:
+def _swept(run: Run) -> bool:
+    return run.folder.parent.parent.name == "sweeps"
+
+
+def _sweeps(every: list[Run]) -> list[dict]:
     """Draw each sweep's panels and list its one-factor findings."""
-    folders = sorted({run.folder.parent for run in find_runs(Path(runs_root))
-                      if "sweeps" in run.folder.parts})  # fmt: skip
     found = []
-    for folder in folders:
-        runs = [run for run in find_runs(folder) if "val" in run.metrics]
+    for folder in sorted({run.folder.parent for run in every if _swept(run)}):
+        runs = [run for run in every if run.folder.parent == folder and "val" in run.metrics]
         if len(runs) < 2:
             continue
         drawn = [
@@ -215,7 +230,7 @@ def _sweeps(runs_root: str) -> list[dict]:
     return found
 
 
-def _best(runs: list[Run]) -> dict | None:
+def _best(runs: list[Run], runs_root: str) -> dict | None:
     """Describe the best run on validation, on photographs if there are any."""
     measured = [run for run in runs if "val" in run.metrics and run.config.weights == "none"]
     for datasets in (PHOTOGRAPHS, ("tiny_nature",)):
@@ -226,25 +241,20 @@ def _best(runs: list[Run]) -> dict | None:
         return None
     run = max(chosen, key=lambda run: run.metrics["val"]["accuracy"])
     text = _describe(run)
+    name = run.folder.relative_to(ROOT / runs_root).as_posix()
     shown = [draw_svg(figures.curves(run), "Loss and accuracy by epoch; the dot is the best one.")]
     missing = []
     for file, (caption, notebook) in PICTURES.items():
         if (run.folder / file).exists():
             shown.append(_picture((run.folder / file).read_bytes(), "image/png", caption))
         else:
-            missing.append(f"{caption} Not drawn yet: notebook {notebook} with run = {run.name}.")
+            missing.append(f"{caption} Not drawn yet: notebook {notebook} with run = {name}.")
     test = f", test accuracy {text['test']}" if text["test"] else ", test set still closed"
     return {
-        "name": run.name, "figures": shown, "missing": missing,
+        "name": name, "figures": shown, "missing": missing,
         "text": f"{text['model']} on {text['data']}, {text['params']} parameters, "
                 f"{text['epochs']} epochs, validation accuracy {text['val']}{test}.",
     }  # fmt: skip
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
 
 
 def main() -> None:
