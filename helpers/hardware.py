@@ -4,6 +4,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 
 import torch
@@ -69,12 +70,11 @@ def keep_memory() -> None:
 
 def environment() -> dict:
     """Describe hardware, versions and the code's commit, for a run's `environment.json`."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    commit = ""
+    with suppress(FileNotFoundError):  # git itself
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit = result.stdout.strip()
     device = choose_device()
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",

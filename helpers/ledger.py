@@ -64,7 +64,7 @@ class Entry:
             "measure": self.measure.replace("_", " "),
             "stated": _number(stated, digits),
             "measured": _number(mean, digits),
-            "std": _number(std, digits),
+            "std": _number(std, digits) if digits else "",
             "runs": str(len(self.values)) if self.values else "",
             "difference": _number(difference, digits, "+"),
             "verdict": self.verdict,
