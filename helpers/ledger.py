@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers import ROOT
@@ -164,11 +165,13 @@ def to_csv(entries: list[Entry]) -> str:
     return text.getvalue()
 
 
-def to_markdown(entries: list[Entry]) -> str:
-    """Return the ledger as a Markdown table."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+def to_markdown(entries: list[Entry], columns: Sequence[str] = COLUMNS) -> str:
+    """Return the ledger as a Markdown table, numbers to the right."""
+    lines = [" | ".join(columns)]
+    lines.append(" | ".join("---:" if name in NUMBERS else "---" for name in columns))
     for entry in entries:
-        lines.append(" | ".join(cell.replace("|", r"\|") for cell in entry.cells().values()))
+        cells = entry.cells()
+        lines.append(" | ".join(cells[name].replace("|", r"\|") for name in columns))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
