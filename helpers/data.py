@@ -11,6 +11,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -177,7 +178,7 @@ def batches(images: ImageSet, chunks: list[np.ndarray], device: torch.device, pr
             yield batch
 
 
-def decode(path: Path | str, size: int, resize: str = "squash") -> np.ndarray:
+def decode(path: Path | str | BinaryIO, size: int, resize: str = "squash") -> np.ndarray:
     """Decode one image file to RGB, turned upright by its EXIF tag, as uint8 (size, size, 3).
 
     `resize` makes oblong images square: "squash" changes the aspect ratio, "crop" cuts the longer

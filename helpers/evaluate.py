@@ -112,7 +112,11 @@ def evaluate(model: torch.nn.Module, images: ImageSet, config: Config) -> Evalua
     """Measure a model on one set of images; every average is over images."""
     if len(images) == 0:
         raise ValueError("there are no images to evaluate on: this split is empty")
-    logits = predict(model, images, config)
+    return measure(predict(model, images, config), images)
+
+
+def measure(logits: torch.Tensor, images: ImageSet) -> Evaluation:
+    """Measure logits, float32 (N, C), against the labels of the images that they are for."""
     labels = torch.from_numpy(images.labels)
     predicted = logits.argmax(1)
     right = (predicted == labels).sum().item()

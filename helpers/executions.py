@@ -151,7 +151,11 @@ def _plan_one(
     elif "name" in _parameters(row):
         parameters = {**parameters, "name": name, "runs_root": f"{runs_root}/{report}"}
     if row.notebook in TRAINING:
-        _check_run(run, experiments.config_of(row, parameters))
+        config = experiments.config_of(row, parameters)
+        _check_run(run, config)
+        # A row is Config's defaults and what it says, whatever defaults the notebook has.
+        shown = {n: v for n, v in config.model_dump().items() if n in _parameters(row)}
+        parameters = {**shown, **parameters}
     steps = [(row.notebook, parameters)]
     if row.test:
         steps.append((TESTING, {"run": _from(ROOT / "runs", run.folder)}))

@@ -199,9 +199,6 @@ def config_of(row: Row, parameters: dict) -> Config:
 def notebook_parameters(notebook: str) -> dict[str, str]:
     """Return the parameters of a notebook and their types (bool, int, float, str, list, None)."""
     path = NOTEBOOKS / f"{notebook}.ipynb"
-    coming = {"06_fine_tune": dict(compare="list", test="bool", name="str", dataset="str")}
-    if not path.exists() and notebook in coming:
-        return coming[notebook]
     if not path.exists():
         known = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
         raise ExperimentError(f"there is no notebook '{notebook}'{did_you_mean(notebook, known)}")

@@ -22,7 +22,10 @@ WHITE_TO_TEAL = LinearSegmentedColormap.from_list("white to teal", ["#ffffff", "
 
 
 def curves(run: Run) -> Figure:
-    """Draw loss and accuracy of training and validation by epoch; a dot marks the best epoch."""
+    """Draw loss and accuracy of training and validation by epoch.
+
+    A dot marks the best epoch, a dashed line the seam of two stages.
+    """
     history = run.history
     epochs = [int(row["epoch"]) for row in history]
     best = run.metrics.get("best_epoch", epochs[-1])
@@ -41,6 +44,9 @@ def curves(run: Run) -> Figure:
             )  # fmt: skip
             if split == "val":
                 axes.plot(best, values[best - 1], "o", color=color, ms=8, mec="white", mew=1.5)
+        for before, after in zip(history, history[1:], strict=False):
+            if before.get("stage") != after.get("stage"):
+                axes.axvline(after["epoch"] - 0.5, color=GRAY, lw=1, ls="--")
         axes.set_title(field, loc="left", weight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

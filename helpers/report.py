@@ -1,6 +1,6 @@
 """One self-contained HTML file from the run folders: ledger, counts, sweeps, curves, pictures.
 
-    python -m helpers.report [--runs-root runs] [--output runs/report]
+    python -m helpers.report [--runs-root runs] [--output RUNS_ROOT/report]
 
 Writes report.html (no script, nothing loaded from outside, prints to A4), ledger.csv and ledger.md.
 Nothing is trained and no test set is opened; what is missing is named with the way to make it. The
@@ -10,6 +10,8 @@ same run folders give the same page, byte for byte.
 import argparse
 import base64
 import io
+import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -19,24 +21,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from helpers import ROOT, figures, findings, ledger, panels
+from helpers.executions import EMBEDDED
 from helpers.experiments import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
 from helpers.hardware import environment
 from helpers.ledger import Entry, measure_of
 from helpers.runs import Run, find_runs, write_atomically
+from helpers.tradeoff import draw_tradeoff, tradeoff_table
 
 TEMPLATE = "report.html.jinja"
-PHOTOGRAPHS = ("nature_12k", "caltech101", "cub200", "scenes15")  # shown before drawn images
-PICTURES = {  # saved beside a run: what they show, and the notebook that draws them
-    "test_grid.png": ("Test images with the prediction; green is right, red is wrong.", "04"),
-    "confusion.png": ("Which classes are taken for which.", "04"),
-    "filters.png": ("The filters of the first convolution.", "05"),
-    "guided_2x5.png": ("Guided backpropagation of ten neurons of the last block.", "05"),
+PICTURES = {  # saved beside a run: what they show, the notebook that draws them, narrow or not
+    "test_grid.png": ("Test images with the prediction; green is right, red is wrong.", "04", True),
+    "confusion.png": ("Which classes are taken for which.", "04", True),
+    "filters.png": ("The filters of the first convolution.", "05", True),
+    "guided_2x5.png": ("Guided backpropagation of ten neurons of the last block.", "05", False),
 }
 
 
-def write_report(runs_root: str = "runs", output: Path | str = "runs/report") -> Path:
-    """Write report.html, ledger.csv and ledger.md into a folder; returns the path of the page."""
-    folder = ROOT / output
+def write_report(runs_root: str = "runs", output: Path | str = "") -> Path:
+    """Write report.html, ledger.csv and ledger.md; returns the path of the page.
+
+    `output` is the folder for them, by default RUNS_ROOT/report.
+    """
+    folder = ROOT / (output or Path(runs_root, "report"))
     folder.mkdir(parents=True, exist_ok=True)
     entries = ledger.ledger(runs_root)
     write_atomically(folder / "ledger.csv", ledger.to_csv(entries).encode())
@@ -61,9 +67,6 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
     trained = [entry for entry in entries if (entry.report, entry.row) not in counting]
     stated = [entry for entry in entries if entry.stated is not None]
     verdicts = Counter(entry.verdict for entry in stated)
-    environments = Counter(
-        yaml.safe_dump(run.environment, sort_keys=True) for run in runs if run.environment
-    )
     return {
         "newest": runs[-1].status["time"][:16].replace("T", " ") + " UTC" if runs else "none yet",
         "commit": environment()["commit"],
@@ -84,15 +87,12 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
             for name, title in _titles().items()
         ],
         "counts": [entry for entry in counts if entry.values],
-        "other": _on_other_data(rows, runs_root),
+        "other": _on_other_data(runs_root),
         "leakage": _leakage(runs_root),
         "sweeps": _sweeps(runs),
         "best": _best(runs, runs_root),
-        "tuned": [_describe(run) for run in runs if run.config.weights != "none"],
-        "tradeoff": [],
-        "environments": [
-            (count, yaml.safe_load(text)) for text, count in environments.most_common()
-        ],
+        "tuned": _tuned(runs),
+        "environments": _environments(runs),
         "seeds": sorted({run.config.seed for run in runs}),
     }  # fmt: skip
 
@@ -100,20 +100,21 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
 def draw_verdicts(entries: list[Entry]) -> Figure:
     """Draw how many of each report's stated figures have which verdict."""
     kinds = {
-        "equal": figures.TEAL, "reproduced": figures.GREEN, "better": "#8cc4cb",
-        "shown": "#c9d1d4", "wrong in the report": figures.ORANGE, "worse": figures.RED,
-        "differs": "#7a1f18", "not run": "#eef1f2",
+        "equal": (figures.TEAL, "white"), "reproduced": (figures.GREEN, "white"),
+        "better": ("#8cc4cb", "black"), "shown": ("#c9d1d4", "black"),
+        "wrong in the report": (figures.ORANGE, "black"), "worse": (figures.RED, "white"),
+        "differs": ("#7a1f18", "white"), "not run": ("#eef1f2", "black"),
     }  # fmt: skip
     names = sorted({entry.report for entry in entries}, reverse=True)
     figure = Figure(figsize=(9, 0.9 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
     left = [0] * len(names)
-    for kind, color in kinds.items():
+    for kind, (color, on_color) in kinds.items():
         counts = [sum(e.report == name and e.verdict == kind for e in entries) for name in names]
         if any(counts):
             bars = axes.barh(names, counts, left=left, color=color, label=kind, height=0.62)
             axes.bar_label(bars, [str(n) if n else "" for n in counts], label_type="center",
-                           fontsize=8.5)  # fmt: skip
+                           fontsize=8.5, color=on_color)  # fmt: skip
         left = [a + b for a, b in zip(left, counts, strict=True)]
     axes.set_xlabel("stated figures")
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -148,10 +149,18 @@ def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_r
         "entries": measured,
         "unrun": list(failed),
         "failed": {row: reason for row, reason in failed.items() if reason},
-        "remarks": [
-            (row.name, " ".join(row.open)) for row in rows if row.name in done and row.open
-        ],
+        "remarks": _remarks([row for row in rows if row.name in done], measured),
     }
+
+
+def _remarks(rows: list[Row], entries: list[Entry]) -> dict[str, list[str]]:
+    """Return each remark on rows that ran, with the names of the rows that it is about."""
+    remarks: dict[str, list[str]] = {}
+    for row in rows:
+        wrong = [entry.remark for entry in entries if entry.row == row.name and entry.remark]
+        for remark in (*row.open, *wrong):
+            remarks.setdefault(remark, []).append(row.name)
+    return remarks
 
 
 def _titles() -> dict[str, str]:
@@ -166,12 +175,11 @@ def _rules() -> list[str]:
     return [" ".join(rule.split()) for rule in text.split("\n- ")[1:]]
 
 
-def _on_other_data(rows: list[Row], runs_root: str) -> list[dict]:
+def _on_other_data(runs_root: str) -> list[dict]:
     found = []
-    for report in sorted({row.report for row in rows}):
-        for folder in sorted((ROOT / runs_root).glob(f"{report}-*")):
-            runs = [run for run in find_runs(folder) if run.metrics and not _swept(run)]
-            found += [_describe(run) | {"report": report} for run in runs]
+    for folder in sorted((ROOT / runs_root).glob("R[0-9]-*")):
+        runs = [run for run in find_runs(folder) if run.metrics and not _swept(run)]
+        found += [_describe(run) | {"report": folder.name[:2]} for run in runs]
     return found
 
 
@@ -185,9 +193,7 @@ def _describe(run: Run) -> dict:
 
     return {
         "name": run.name, "data": _dataset(run), "model": config.model,
-        "weights": Path(config.weights).name, "epochs": metrics["epochs"],
-        "freeze": ", then ".join(s.freeze or config.freeze for s in config.stages) or config.freeze,
-        "trainable": f"{metrics['trainable']:,}", "params": f"{metrics['params']:,}",
+        "epochs": metrics["epochs"], "params": f"{metrics['params']:,}",
         "seconds": f"{metrics['train_seconds']:.0f}",
         "val": percent("val_accuracy"), "test": percent("test_accuracy"),
     }  # fmt: skip
@@ -219,9 +225,9 @@ def _sweeps(every: list[Run]) -> list[dict]:
         if len(runs) < 2:
             continue
         drawn = [
-            draw_svg(panels.by_time(runs), "Validation accuracy against time.", True),
+            draw_svg(panels.by_time(runs), "Validation accuracy against time."),
             draw_svg(panels.parallel_coordinates(runs), "Each run as a line."),
-            draw_svg(panels.importance_table(runs), "Importance and correlation.", True),
+            draw_svg(panels.importance_table(runs), "Importance and correlation."),
         ]
         found.append({
             "name": folder.name, "count": len(runs), "dataset": _dataset(runs[0]),
@@ -232,21 +238,20 @@ def _sweeps(every: list[Run]) -> list[dict]:
 
 def _best(runs: list[Run], runs_root: str) -> dict | None:
     """Describe the best run on validation, on photographs if there are any."""
-    measured = [run for run in runs if "val" in run.metrics and run.config.weights == "none"]
-    for datasets in (PHOTOGRAPHS, ("tiny_nature",)):
-        chosen = [run for run in measured if run.config.dataset in datasets]
-        if chosen:
-            break
-    else:
+    measured = [run for run in runs if "val" in run.metrics and run.config.weights == "none"
+                and run.folder.parent.name != "leakage"]  # fmt: skip
+    if not measured:
         return None
-    run = max(chosen, key=lambda run: run.metrics["val"]["accuracy"])
+    photographs = [run for run in measured if run.config.dataset not in EMBEDDED]
+    nature = [run for run in measured if run.config.dataset == "tiny_nature"]
+    run = max(photographs or nature or measured, key=lambda run: run.metrics["val"]["accuracy"])
     text = _describe(run)
     name = run.folder.relative_to(ROOT / runs_root).as_posix()
     shown = [draw_svg(figures.curves(run), "Loss and accuracy by epoch; the dot is the best one.")]
     missing = []
-    for file, (caption, notebook) in PICTURES.items():
+    for file, (caption, notebook, narrow) in PICTURES.items():
         if (run.folder / file).exists():
-            shown.append(_picture((run.folder / file).read_bytes(), "image/png", caption))
+            shown.append(_picture((run.folder / file).read_bytes(), "image/png", caption, narrow))
         else:
             missing.append(f"{caption} Not drawn yet: notebook {notebook} with run = {name}.")
     test = f", test accuracy {text['test']}" if text["test"] else ", test set still closed"
@@ -257,11 +262,36 @@ def _best(runs: list[Run], runs_root: str) -> dict | None:
     }  # fmt: skip
 
 
+def _tuned(every: list[Run]) -> list[dict]:
+    """Compare fine-tuned networks with each other and with those from scratch, by data set."""
+    runs = [run for run in every if "val" in run.metrics and not _swept(run)
+            and not re.match(r"R\d-", run.folder.parent.name)]  # fmt: skip
+    found = []
+    for dataset in sorted({run.config.dataset for run in runs if run.config.weights != "none"}):
+        group = [run for run in runs if run.config.dataset == dataset]
+        text = "Validation accuracy against what it costs."
+        found.append({
+            "dataset": _dataset(group[0]), "rows": tradeoff_table(group),
+            "figure": draw_svg(draw_tradeoff(group), text),
+        })  # fmt: skip
+    return found
+
+
+def _environments(runs: list[Run]) -> list[tuple[int, dict, list[str]]]:
+    """Count the runs by hardware and versions, each with the commits of their code."""
+    commits: dict[str, list[str]] = {}
+    for run in runs:
+        if run.environment:
+            machine = {name: x for name, x in run.environment.items() if name != "commit"}
+            commits.setdefault(json.dumps(machine), []).append(run.environment["commit"])
+    return [(len(c), json.loads(text), sorted(set(c))) for text, c in commits.items()]
+
+
 def main() -> None:
     """Write the report and say where it is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs-root", default="runs")
-    parser.add_argument("--output", default="runs/report")
+    parser.add_argument("--output", default="")
     options = parser.parse_args()
     path = write_report(options.runs_root, options.output)
     print(f"report: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")

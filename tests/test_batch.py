@@ -16,7 +16,7 @@ import yaml
 
 from helpers import ROOT, batch, executions, experiments
 from helpers.config import Config
-from helpers.experiments import ExperimentError, load
+from helpers.experiments import TRAINING, ExperimentError, load
 from helpers.runs import Run
 
 WORK = """
@@ -193,9 +193,32 @@ def test_row_runs_as_stated_and_opens_the_test_set_afterwards(tmp_path):
     assert len(others) == 2 and first.changes == ""
     (notebook, parameters), (testing, given) = first.steps
     assert (notebook, testing) == ("02_train_from_scratch", "04_test_grid")
-    assert parameters == {**first.row.points[first.name], "name": "scratch_lr.01-seed0",
-                          "runs_root": f"{tmp_path}/R5"}  # fmt: skip
+    stated = {**first.row.points[first.name], "name": "scratch_lr.01-seed0",
+              "runs_root": f"{tmp_path}/R5"}  # fmt: skip
+    assert Config(**parameters) == Config(**stated)
     assert given == {"run": str(tmp_path / "R5" / "scratch_lr.01-seed0")}
+
+
+@pytest.mark.parametrize("name", ["r1.yaml", "r2.yaml", "r3.yaml", "r4.yaml", "r5.yaml"])
+def test_no_default_of_a_notebook_slips_into_a_row(name, tmp_path):
+    """What a training notebook's cell sets is what the row states, else Config's own default."""
+    rows = [row for row in load(ROOT / "experiments" / name) if row.notebook in TRAINING]
+    for execution in executions.plan(rows, runs_root=str(tmp_path)):
+        (notebook, parameters), *_ = execution.steps
+        cell = {**cell_of(notebook), **parameters}
+        chosen = {n: v for n, v in cell.items() if n in Config.model_fields}
+        stated = {n: v for n, v in execution.row.points[execution.name].items()
+                  if n in Config.model_fields}  # fmt: skip
+        assert Config(**chosen).id == Config(**stated).id, execution.label
+
+
+def cell_of(notebook):
+    """Run a notebook's cell of parameters."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    namespace = {}
+    exec(cell.source, namespace)
+    return {n: v for n, v in namespace.items() if not n.startswith("__")}
 
 
 def test_embedded_data_makes_a_row_small_and_says_so(tmp_path):

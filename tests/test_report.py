@@ -165,7 +165,8 @@ def test_every_section_shows_its_runs(page):
     assert "12.3 %" not in sections["The ledger"]
     leak = sections["A leak of test images, and its trace"]
     assert "-1.0 points" in leak and "+26.0 points" in leak
-    assert re.search(r"all_but_head\s+1,542\s+526,090", sections["Fine-tuning"])
+    row = r"five_blocks, all but head frozen\s+1\s+1,542\s+526,090\s+61.2\s+90.0 %"
+    assert re.search(row, sections["Fine-tuning"])
     assert "torch 9.8.7" in sections["Where it ran"] and "0, 1, 2, 7" in sections["Where it ran"]
 
 
@@ -213,3 +214,19 @@ def test_verdicts_are_counted_for_each_report():
     (axes,) = report.draw_verdicts(entries).axes
     bars = {bar.get_label(): [patch.get_width() for patch in bar] for bar in axes.containers}
     assert bars == {"equal": [1, 0], "reproduced": [0, 1], "not run": [0, 1]}  # R2 below R1
+
+
+def test_commit_is_unknown_where_git_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "commit unknown" in report.write_report(tmp_path / "runs", tmp_path).read_text()
+
+
+def test_best_run_is_one_on_photographs_of_one_s_own_before_drawn_ones(tmp_path):
+    save_run(tmp_path / "drawn", Config(), val={"accuracy": 0.9})
+    page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
+    assert "drawn: five_blocks on tiny_nature" in page.sections["The best run on validation"]
+    save_run(tmp_path / "mine", Config(dataset="folder:my/pets"), val={"accuracy": 0.6})
+    leak = Config(dataset="folder:data/leakage/clean")
+    save_run(tmp_path / "leakage" / "clean", leak, val={"accuracy": 0.8})
+    page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
+    assert "mine: five_blocks on pets" in page.sections["The best run on validation"]

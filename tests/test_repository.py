@@ -27,7 +27,7 @@ LAYERS = {
 }  # others: 1
 LAYERS |= {"figures": 3, "sweep": 3, "sweep_worker": 3, "findings": 3, "panels": 3}
 LAYERS |= {"visualize": 3, "experiments": 3, "executions": 3, "detect": 3, "leakage": 3}
-LAYERS |= {"ledger": 4, "batch": 4, "report": 4}
+LAYERS |= {"transfer": 3, "tradeoff": 3, "ledger": 4, "batch": 4, "report": 4}
 
 
 @pytest.fixture(scope="module")

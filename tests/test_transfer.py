@@ -1,0 +1,151 @@
+"""Fine-tuning is compared on equal terms, and its costs and gains are counted right."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from test_train import SMALL, image_set
+
+from helpers import models, tradeoff, transfer
+from helpers.config import Config
+from helpers.data import Splits
+from helpers.runs import Run
+
+
+@pytest.fixture
+def images():
+    return Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2))
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch, images):
+    monkeypatch.setattr(transfer.data, "load", lambda config: images)
+    return Config(**{**SMALL, "epochs": 1}, runs_root=str(tmp_path))
+
+
+def write_run(folder, name, config, val, params=100, trainable=100, seconds=1.0, images=()):
+    run = Run(folder / name)
+    run.folder.mkdir()
+    run.write_json("config.json", config.model_dump())
+    metrics = {"val": {"accuracy": val}, "params": params, "trainable": trainable}
+    run.write_json("metrics.json", {**metrics, "train_seconds": seconds})
+    if images:
+        rows = [{"split": "val", "path": str(n), "label": "a", "predicted": "a" if right else "b"}
+                for n, right in enumerate(images)]  # fmt: skip
+        run.write_predictions("val", rows)
+    return run
+
+
+def test_ways_differ_in_weights_and_freezing_alone(config):
+    source = transfer.pretrain(config, "tiny_nature", epochs=1)
+    assert source.config.filters == config.filters and source.config.dataset == "tiny_nature"
+    config = config.replace(weights=str(source.folder), name="x", lr=0.01)
+    runs = transfer.compare(config, ["scratch", "all_but_head", "nothing"], seeds=2)
+    assert [run.name for run in runs["all_but_head"]] == ["x-all_but_head-0", "x-all_but_head-1"]
+    for way, group in runs.items():
+        assert [run.config.seed for run in group] == [0, 1]
+        for run in group:
+            same = {"weights": run.config.weights, "freeze": run.config.freeze}
+            expected = config.replace(**same, seed=run.config.seed, name=run.name)
+            assert run.config == expected
+            assert (run.config.weights == "none") == (way == "scratch")
+    begun = models.build(runs["all_but_head"][0].config, 3).state_dict()
+    body = {n: t for n, t in begun.items() if not n.startswith("head.classifier")}
+    learned = source.read_checkpoint("best.pt")["model"]
+    frozen = runs["all_but_head"][0].read_checkpoint("best.pt")["model"]
+    scratch = runs["scratch"][0].read_checkpoint("best.pt")["model"]
+    assert all(torch.equal(tensor, learned[name]) for name, tensor in body.items())
+    assert all(torch.equal(frozen[name], learned[name]) for name in body)
+    assert not torch.equal(scratch["blocks.0.conv.weight"], learned["blocks.0.conv.weight"])
+
+
+def test_once_more_with_every_image(config, images, monkeypatch):
+    config = config.replace(early_stopping=1, epochs=4, schedule="plateau", name="first")
+    run = transfer.train(config)
+    loaded = []
+    monkeypatch.setattr(transfer.data, "load", lambda c: loaded.append(c) or
+                        Splits(image_set(72, 0), image_set(0, 1), images.test))  # fmt: skip
+    last = transfer.retrain(run)
+    assert loaded[0].val_fraction == 0 and last.name == "first-final"
+    assert last.metrics["epochs"] == run.metrics["best_epoch"]
+    assert "val" not in last.metrics and last.history[0]["images"] == 72
+
+
+def test_difference_is_that_of_the_same_images(tmp_path):
+    config = Config()
+    runs = [write_run(tmp_path, f"a{n}", config, 0.75, images=(1, 1, 1, 0)) for n in (0, 1)]
+    others = [write_run(tmp_path, f"b{n}", config, 0.5, images=(1, 1, 0, 0)) for n in (0, 1)]
+    mean, low, high = transfer.difference(runs, others)
+    assert mean == pytest.approx(25) and 0 <= low < 25 < high
+    assert transfer.difference(others, runs)[0] == pytest.approx(-25)
+    assert transfer.difference(runs, runs) == (0, 0, 0)
+    with pytest.raises(ValueError, match="a0 and c were not measured on the same images"):
+        transfer.difference(runs[:1], [write_run(tmp_path, "c", config, 1, images=(1, 1))])
+
+
+def test_vote_is_the_mean_of_probabilities(config, images):
+    runs = [transfer.train(config.replace(seed=seed)) for seed in (0, 1)]
+    result = transfer.vote(runs, images.val)
+    mean, std = (0.5,) * 3, (0.5,) * 3
+    pixels = images.val.take(np.arange(24)).float() / 255
+    pixels = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        logits = [run.load_model().double()(pixels.double()) for run in runs]
+    expected = (logits[0].softmax(1) + logits[1].softmax(1)) / 2
+    np.testing.assert_allclose(result.probabilities, expected.numpy(), atol=1e-4)
+    assert result.accuracy == (result.predicted == images.val.labels).mean()
+    classes = images.val.classes
+    images.val.classes[:] = [f"other {name}" for name in classes]
+    with pytest.raises(ValueError, match="knows other classes"):
+        transfer.vote(runs, images.val)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))
+def test_front_holds_exactly_what_nothing_beats(points):
+    front = [points[index] for index in tradeoff.pareto(points)]
+
+    def beaten(point):
+        return any(c <= point[0] and v >= point[1] and (c, v) != point for c, v in points)
+
+    assert set(front) == {point for point in points if not beaten(point)}
+    assert front == sorted(set(front))
+
+
+def test_table_has_means_and_the_front(tmp_path):
+    frozen = Config(weights="imagenet", model="resnet18", freeze="all_but_last_1_stages")
+    runs = [
+        write_run(tmp_path, "a", Config(), 0.5, params=10, trainable=10, seconds=4.0),
+        write_run(tmp_path, "b", Config(seed=1), 0.7, params=10, trainable=10, seconds=2.0),
+        write_run(tmp_path, "c", frozen, 0.6, params=20, trainable=5, seconds=5.0),
+    ]
+    first, second = tradeoff.tradeoff_table(runs)
+    assert first["setting"] == "resnet18, all but last 1 stages frozen"
+    assert first["best"] == ["trainable"] and first["std"] is None
+    assert second["setting"] == "five_blocks, from scratch" and second["runs"] == 2
+    assert second["accuracy"] == pytest.approx(0.6) and second["train_seconds"] == 3
+    assert second["std"] == pytest.approx(0.2 / 2**0.5)
+    assert second["best"] == ["params", "train_seconds"]
+    assert isinstance(tradeoff.draw_tradeoff(runs), Figure)
+    assert isinstance(tradeoff.draw_tradeoff(runs[:1]), Figure)
+
+
+def test_stages_are_named_in_turn(tmp_path):
+    stages = [{"epochs": 1}, {"epochs": 1, "freeze": "nothing"}]
+    config = Config(weights="x", freeze="all_but_head", stages=stages)
+    run = write_run(tmp_path, "s", config, 0.5)
+    assert tradeoff.setting_of(run) == "five_blocks, all but head frozen, then everything trained"
+    config = Config(freeze="all_but_head")
+    run = write_run(tmp_path, "r", config, 0.5)
+    assert tradeoff.setting_of(run) == "five_blocks, random weights, all but head frozen"
+
+
+def test_image_sizes_are_drawn_with_the_places_of_the_last_map():
+    image = np.zeros((64, 96, 3), np.uint8)
+    figure = tradeoff.draw_image_sizes(image, 64, stride=32)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "squash", "crop", "pad", "fully convolutional",
+    ]  # fmt: skip
+    assert len(figure.axes[3].patches) == 2 * 3
+    assert "64 × 96: the mean of 2 × 3 places" in figure.axes[3].get_xlabel()
