@@ -30,6 +30,8 @@ except ImportError:  # Windows
     fcntl = None
 
 MOST_TRIES = 5  # of a slot whose workers die
+MOST_DRAWS = 30  # for a point that was not tried before
+REPEATED = "repeated"
 SILENCE = 1800  # seconds without an epoch after which another machine's worker counts as dead
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -121,7 +123,8 @@ def fill(study: optuna.Study, points: list[dict]) -> None:
     for slot, point in enumerate(points):
         before = tries.get(slot, [])
         if not any(_counts(trial) for trial in before) and not is_given_up(before):
-            parameters = point | (before[-1].params if before else {})
+            again = before and REPEATED not in before[-1].user_attrs
+            parameters = point | (before[-1].params if again else {})
             study.enqueue_trial(parameters, user_attrs={"slot": slot})
 
 
@@ -157,7 +160,8 @@ def _counts(trial: FrozenTrial) -> bool:
 
 def is_given_up(tries: list[FrozenTrial]) -> bool:
     """Say whether a slot's workers died so often that it is left alone."""
-    died = [t for t in tries if not _counts(t) and "interrupted" not in t.user_attrs]
+    innocent = {"interrupted", REPEATED}
+    died = [t for t in tries if not _counts(t) and not innocent & t.user_attrs.keys()]
     return len(died) >= MOST_TRIES
 
 
@@ -167,8 +171,16 @@ def is_target_reached(study: optuna.Study, definition: Definition) -> bool:
     return any(definition.reached(v) for t in trials for v in t.intermediate_values.values())
 
 
-def claim(study: optuna.Study, config: Config, worker: int) -> Trial | None:
-    """Take the next trial from the queue for this process; None when the queue is empty."""
+def claim(
+    study: optuna.Study, definition: Definition, config: Config, worker: int
+) -> Trial | None:
+    """Take the next trial from the queue for this process; None when the queue is empty.
+
+    Its parameters are those of its slot, or those that a Bayesian search suggests. A point that
+    was tried before would only give the same result, so that another one is drawn, unless there
+    seems to be none.
+    """
+    draws = 0
     while waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         begun = len(study.get_trials(deepcopy=False)) - len(waiting)
         study.sampler = optuna.samplers.TPESampler(
@@ -178,12 +190,29 @@ def claim(study: optuna.Study, config: Config, worker: int) -> Trial | None:
             constant_liar=True,
         )
         trial = study.ask()
-        if _is_ours(study, trial):
-            trial.set_user_attr("seen", time.time())
-            trial.set_user_attr("worker", _this_process())
-            return trial
-        study.tell(trial, state=TrialState.FAIL)
+        if not _is_ours(study, trial):
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        for parameter in definition.parameters:
+            parameter.suggest(trial)
+        if definition.method == "bayes" and draws < MOST_DRAWS and _was_tried(study, trial):
+            draws += 1
+            slot = trial.user_attrs["slot"]
+            trial.set_user_attr(REPEATED, True)
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial({}, user_attrs={"slot": slot})
+            continue
+        trial.set_user_attr("seen", time.time())
+        trial.set_user_attr("worker", _this_process())
+        return trial
     return None
+
+
+def _was_tried(study: optuna.Study, trial: Trial) -> bool:
+    others = (t for tries in slots(study).values() for t in tries if t.number != trial.number)
+    slot = trial.user_attrs["slot"]
+    return any(_counts(t) and t.params == trial.params and t.user_attrs["slot"] != slot
+               for t in others)  # fmt: skip
 
 
 def _is_ours(study: optuna.Study, trial: Trial) -> bool:

@@ -64,7 +64,7 @@ def work(
     parent = os.getppid()
     while time.time() < until and not sweep_queue.is_target_reached(study, trainer.definition):
         on_trial()
-        trial = sweep_queue.claim(study, trainer.config, number)
+        trial = sweep_queue.claim(study, trainer.definition, trainer.config, number)
         if trial is None:
             return
         try:

@@ -84,16 +84,21 @@ def retrain(run: Run) -> Run:
 def difference(runs: list[Run], others: list[Run], split: str = "val") -> tuple[float, ...]:
     """Return how much more accurate some runs are than others, with a 95 % bootstrap interval.
 
-    Runs are taken in pairs, in which both have seen the same images; in percentage points.
-    Raises ValueError where a pair has not.
+    Runs are taken in pairs, in which both have seen the same images; in percentage points. The
+    bootstrap draws images, each with all its pairs: one that is hard is so for every seed. Raises
+    ValueError where a pair was not measured on the same images.
     """
-    found = []
+    sums: dict[str, float] = {}
+    total = 0
     for run, other in zip(runs, others, strict=True):
-        right, wrong = (_right_by_image(one, split) for one in (run, other))
-        if right.keys() != wrong.keys() or not right:
+        first, second = (_right_by_image(one, split) for one in (run, other))
+        if first.keys() != second.keys() or not first:
             raise ValueError(f"{run.name} and {other.name} were not measured on the same images")
-        found += [right[path] - wrong[path] for path in right]
-    return tuple(100 * value for value in mean_and_interval(np.array(found)))
+        for path, right in first.items():
+            sums[path] = sums.get(path, 0.0) + right - second[path]
+        total += len(first)
+    values = np.array(list(sums.values())) * len(sums) / total
+    return tuple(100 * value for value in mean_and_interval(values))
 
 
 def _right_by_image(run: Run, split: str) -> dict[str, float]:

@@ -145,6 +145,15 @@ def test_bayesian_search_finds_the_best_region(write, config, curves):
     assert sum(distances[-20:]) / 20 < 0.2  # by chance: .29
 
 
+def test_bayesian_search_tries_no_point_twice_while_there_are_others(write, config, curves):
+    trained = curves(lambda config: [config.dropout])
+    parameters = {"dropout": {"values": [0.0, 0.1, 0.2]}, "batch_size": {"values": [8, 16]}}
+    path = write(method="bayes", run_cap=7, parameters=parameters)
+    result = sweep.run(path, config)
+    assert len({(c.dropout, c.batch_size) for c in trained[:6]}) == 6
+    assert len(trained) == len(result.runs) == 7 and result.failed == {}  # run_cap is kept
+
+
 def test_hyperband_ends_bad_runs_early(write, config, curves):
     # Runs come in the grid's order: .5, .4, .3 ... Only the first is among the best third.
     values = [0.0, 0.1, 0.2, 0.3, 0.4]
@@ -227,7 +236,7 @@ def test_dead_workers_point_is_given_back(write, config, curves):
     folder.mkdir(parents=True)
     study = study_of(path, config)
     sweep_queue.fill(study, sweep_queue.list_points(definition, config))
-    dead = sweep_queue.claim(study, config, worker=0)
+    dead = sweep_queue.claim(study, read_sweep(path, config), config, worker=0)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     worker = {"host": dead.user_attrs["worker"]["host"], "pid": gone.pid, "started": 1.0}
@@ -241,7 +250,7 @@ def test_living_workers_point_is_left_alone(write, config):
     (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
     study = study_of(path, config)
     sweep_queue.fill(study, sweep_queue.list_points(read_sweep(path, config), config))
-    sweep_queue.claim(study, config, worker=0)
+    sweep_queue.claim(study, read_sweep(path, config), config, worker=0)
     sweep_queue.give_back(study)
     assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
 

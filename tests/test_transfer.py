@@ -80,6 +80,9 @@ def test_difference_is_that_of_the_same_images(tmp_path):
     mean, low, high = transfer.difference(runs, others)
     assert mean == pytest.approx(25) and 0 <= low < 25 < high
     assert transfer.difference(others, runs)[0] == pytest.approx(-25)
+    twice = transfer.difference(runs, others)
+    once = transfer.difference(runs[:1], others[:1])
+    assert twice == pytest.approx(once)  # the same images again tell nothing new
     assert transfer.difference(runs, runs) == (0, 0, 0)
     with pytest.raises(ValueError, match="a0 and c were not measured on the same images"):
         transfer.difference(runs[:1], [write_run(tmp_path, "c", config, 1, images=(1, 1))])
