@@ -6,6 +6,7 @@ files -> one uint8 array on disk, shared by all runs -> training, validation and
 import hashlib
 import json
 import os
+import random
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image, ImageOps
 from sklearn.model_selection import train_test_split
@@ -26,7 +28,8 @@ from helpers.config import Config
 
 ORIENTATION = 0x0112  # the EXIF tag
 DECODED = ROOT / "data" / "decoded"
-FORMAT = 1  # raised when decoding changes, so that older arrays are not reused
+MEMORY = 0.8  # share of the machine's memory that may hold pixels
+FORMAT = 2  # raised when decoding changes, so that older arrays are not reused
 
 
 @dataclass
@@ -47,6 +50,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether the system can keep all of the file's pixels in its cache."""
+        return self.decoded.nbytes < MEMORY * psutil.virtual_memory().total
 
     def place(self, device: torch.device) -> None:
         """Keep a copy on the GPU when it takes less than 40 % of the free memory there."""
@@ -233,7 +241,11 @@ def _fingerprint(source, paths: list[str], config: Config) -> str:
 
 
 def _decode_all(source, paths: list[str], config: Config, folder: Path) -> None:
-    """Decode in parallel into a temporary folder, then rename it: never half an array."""
+    """Decode in parallel into a temporary folder, then rename it: never half an array.
+
+    The rows are in a random order, so that neighbours in the file are not of one class.
+    """
+    paths = random.Random(0).sample(paths, len(paths))
     DECODED.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=DECODED))
     size = config.image_size

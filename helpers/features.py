@@ -4,7 +4,6 @@ Start with `compute`. Exact where nothing in that part is random; augmented imag
 a chosen number of views.
 """
 
-import os
 import shutil
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import fx, nn
 from tqdm.auto import tqdm
@@ -148,10 +148,7 @@ def compute(
 def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Tensor | None:
     """Make an empty tensor in memory, or else in a file that vanishes with it; None: no room."""
     size = int(np.prod(shape))
-    total = (
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if os.name == "posix" else 2**34
-    )
-    if size * dtype.itemsize < MEMORY * total:
+    if size * dtype.itemsize < MEMORY * psutil.virtual_memory().total:
         return torch.empty(shape, dtype=dtype)
     if 2 * size * dtype.itemsize > shutil.disk_usage(folder).free:
         return None

@@ -101,7 +101,7 @@ class Training:
         config, model = self.config, self.model
         rank = distributed.rank()
         torch.manual_seed(mix_seeds(config.seed, epoch, rank))  # dropout
-        chunks = shuffle(len(self.train), self.steps, config.batch_size, config.seed, epoch)
+        chunks = shuffle(self.train, self.steps, config.batch_size, config.seed, epoch)
         own = [distributed.share(chunk) for chunk in chunks]
         mean, std = normalization(config)
         size = image_size_of_epoch(config, epoch)

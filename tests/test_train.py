@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import ROOT, train
+from helpers import ROOT, data, epochs, train
 from helpers.config import Config, ConfigError
 from helpers.data import ImageSet, Splits
 from helpers.epochs import image_size_of_epoch, shuffle
@@ -265,8 +265,26 @@ def test_training_on_growing_images_ends_in_the_network_for_the_final_size(split
 
 
 def test_batches_are_even_and_every_image_comes_once():
-    chunks = shuffle(100, steps=4, batch_size=32, seed=0, epoch=1)
+    images = image_set(100, 0)
+    chunks = shuffle(images, steps=4, batch_size=32, seed=0, epoch=1)
     assert [len(chunk) for chunk in chunks] == [25, 25, 25, 25]
     assert sorted(np.concatenate(chunks)) == list(range(100))
-    other = shuffle(100, steps=4, batch_size=32, seed=0, epoch=2)
+    other = shuffle(images, steps=4, batch_size=32, seed=0, epoch=2)
     assert not np.array_equal(np.concatenate(chunks), np.concatenate(other))
+
+
+def test_what_does_not_fit_in_memory_is_read_in_blocks(monkeypatch):
+    """A batch comes from one window of the file; every image comes once, each epoch otherwise."""
+    images = image_set(1000, 0)
+    images.rows = np.random.default_rng(0).permutation(1000)
+    monkeypatch.setattr(data, "MEMORY", 0.0)
+    monkeypatch.setattr(epochs, "BLOCK", 20)
+    monkeypatch.setattr(epochs, "WINDOW", 5)
+    chunks = shuffle(images, steps=20, batch_size=50, seed=0, epoch=1)
+    assert sorted(np.concatenate(chunks)) == list(range(1000))
+    for first, second in zip(chunks[::2], chunks[1::2], strict=True):  # two batches a window
+        window = np.sort(images.rows[np.concatenate([first, second])])
+        starts = window.reshape(5, 20)  # five blocks of twenty neighbours
+        assert (np.diff(starts) == 1).all() and (starts[:, 0] % 20 == 0).all()
+    other = shuffle(images, steps=20, batch_size=50, seed=0, epoch=2)
+    assert not np.array_equal(np.sort(other[0]), np.sort(chunks[0]))
