@@ -230,3 +230,13 @@ def test_best_run_is_one_on_photographs_of_one_s_own_before_drawn_ones(tmp_path)
     save_run(tmp_path / "leakage" / "clean", leak, val={"accuracy": 0.8})
     page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
     assert "mine: five_blocks on pets" in page.sections["The best run on validation"]
+
+
+def test_run_with_pictures_is_shown_and_a_better_one_named(tmp_path):
+    save_run(tmp_path / "seen", Config(), val={"accuracy": 0.7})
+    save_run(tmp_path / "unseen", Config(seed=1), val={"accuracy": 0.8})
+    Image.new("RGB", (4, 4)).save(tmp_path / "seen" / "filters.png")
+    page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
+    best = page.sections["The best run on validation"]
+    assert "seen: five_blocks on tiny_nature" in best
+    assert "Better on validation, 80.0 %" in best and "run = unseen" in best
