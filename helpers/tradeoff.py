@@ -4,6 +4,7 @@ A setting is a network, its weights and what of it is frozen; its runs differ in
 """
 
 import io
+from collections import Counter
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,12 +39,20 @@ def setting_of(run: Run) -> str:
 
 
 def settings(runs: list[Run]) -> dict[str, list[Run]]:
-    """Group finished runs that have validation figures by their setting, cheapest first."""
-    groups: dict[str, list[Run]] = {}
+    """Group finished runs that have validation figures by their setting, cheapest first.
+
+    Networks of one name that differ in size are told apart by their number of parameters.
+    """
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
         if "val" in run.metrics:
-            groups.setdefault(setting_of(run), []).append(run)
-    return dict(sorted(groups.items(), key=lambda item: _mean(item[1], "trainable")))
+            key = (setting_of(run), run.metrics["trainable"], run.metrics["params"])
+            groups.setdefault(key, []).append(run)
+    names = Counter(name for name, _, _ in groups)
+    return {
+        name if names[name] == 1 else f"{name} ({trained:,} of {params:,})": group
+        for (name, trained, params), group in sorted(groups.items(), key=lambda item: item[0][1])
+    }
 
 
 def tradeoff_table(runs: list[Run]) -> list[dict]:
@@ -109,7 +118,8 @@ def draw_tradeoff(runs: list[Run]) -> Figure:
 
 def _dress(axes: Axes, title: str) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 20 * low else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     axes.set_xlabel(title)

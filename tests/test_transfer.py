@@ -130,6 +130,10 @@ def test_table_has_means_and_the_front(tmp_path):
     assert second["accuracy"] == pytest.approx(0.6) and second["train_seconds"] == 3
     assert second["std"] == pytest.approx(0.2 / 2**0.5)
     assert second["best"] == ["params", "train_seconds"]
+    larger = write_run(tmp_path, "d", Config(filters=64), 0.5, params=30, trainable=30)
+    assert list(tradeoff.settings([*runs, larger]))[1:] == [
+        "five_blocks, from scratch (10 of 10)", "five_blocks, from scratch (30 of 30)",
+    ]  # fmt: skip
     assert isinstance(tradeoff.draw_tradeoff(runs), Figure)
     assert isinstance(tradeoff.draw_tradeoff(runs[:1]), Figure)
 
