@@ -68,7 +68,8 @@ def measure(folder: Path, image_size: int) -> dict:
     done.set()
     (epoch,) = run.history
     return {
-        "images": len(splits.train), "files": sum(map(len, (splits.train, splits.val, splits.test))),
+        "images": len(splits.train),
+        "files": sum(map(len, (splits.train, splits.val, splits.test))),
         "decode_seconds": decoded, "open_seconds": opened,
         "train_seconds": epoch["seconds"], "waiting": epoch["wait_seconds"] / epoch["seconds"],
         "peak_bytes": peak[0],
@@ -94,9 +95,9 @@ def main() -> None:
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for row in results:
-        count = row["images"]
+        count, decoded = row["images"], row["files"] / row["decode_seconds"]
         print(
-            f"| {count:,} | {row['files'] / row['decode_seconds']:,.0f} | {row['open_seconds']:.2f} "
+            f"| {count:,} | {decoded:,.0f} | {row['open_seconds']:.2f} "
             f"| {count / row['train_seconds']:,.0f} | {row['waiting']:.1%} "
             f"| {row['peak_bytes'] / 2**20:,.0f} MiB |"
         )

@@ -81,6 +81,7 @@ def main() -> None:
     for seed, folder in enumerate(few):
         config = Config(**recipe | {
             "dataset": f"folder:{folder}", "epochs": options.epochs, "batch_size": 20,
+            "val_fraction": 0.5,  # val/ is there; 0 would add it to the training images
             "start_image_size": None, "weights": str(source.folder), "head": "dense",
             "name": f"few-{options.epochs}", "runs_root": runs_root, "seed": seed,
         })  # fmt: skip
