@@ -177,17 +177,19 @@ def claim(
     """Take the next trial from the queue for this process; None when the queue is empty.
 
     Its parameters are those of its slot, or those that a Bayesian search suggests. A point that
-    was tried before would only give the same result, so that another one is drawn, unless there
-    seems to be none.
+    was tried before would only give the same result, so that another one is drawn at random, unless
+    there seems to be none.
     """
     draws = 0
     while waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         begun = len(study.get_trials(deepcopy=False)) - len(waiting)
-        study.sampler = optuna.samplers.TPESampler(
-            seed=_mix(config.seed, worker, begun),
-            n_startup_trials=8,
-            multivariate=True,
-            constant_liar=True,
+        seed = _mix(config.seed, worker, begun)
+        study.sampler = (
+            optuna.samplers.RandomSampler(seed)
+            if draws
+            else optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=8, multivariate=True, constant_liar=True
+            )
         )
         trial = study.ask()
         if not _is_ours(study, trial):
