@@ -286,11 +286,14 @@ def _read(options: argparse.Namespace) -> list[Execution]:
             raise ExperimentError(f"--set {pair} should be NAME=VALUE, such as epochs=1")
         changes[name] = yaml.safe_load(value)
     rows = [row for path in options.files for row in experiments.load(path)]
-    known = [row.name for row in rows]
-    rows = [row for row in rows if fnmatch(row.name, options.rows)]
-    if not rows:
-        raise ExperimentError(f"--rows {options.rows} fits none of {', '.join(known)}")
-    executions = plan(rows, options.dataset, changes, options.runs_root)
+    executions = [
+        execution
+        for execution in plan(rows, options.dataset, changes, options.runs_root)
+        if fnmatch(execution.row.name, options.rows) or fnmatch(execution.name, options.rows)
+    ]
+    if not executions:
+        known = ", ".join(row.name for row in rows)
+        raise ExperimentError(f"--rows {options.rows} fits none of {known}")
     unique = {execution.folder: execution for execution in executions}
     return list(unique.values())
 

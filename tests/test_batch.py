@@ -188,6 +188,20 @@ def plan(name, row, tmp_path, **options):
     return executions.plan(rows, runs_root=str(tmp_path), **options)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("scratch_lr.01", [f"scratch_lr.01-seed{seed}" for seed in (0, 1, 2)]),
+        ("scratch_lr.*-seed2", [f"scratch_lr.{lr}-seed2" for lr in ("1", "01", "001")]),
+    ],
+)
+def test_rows_are_chosen_by_their_names_or_those_of_their_runs(pattern, names, tmp_path, capsys):
+    arguments = [str(ROOT / "experiments" / "r5.yaml"), "--runs-root", str(tmp_path), "--dry-run"]
+    assert batch.main([*arguments, "--rows", pattern]) == 0
+    listed = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line[0] == "R"]
+    assert listed == names
+
+
 def test_row_runs_as_stated_and_opens_the_test_set_afterwards(tmp_path):
     first, *others = plan("r5.yaml", "scratch_lr.01", tmp_path)
     assert len(others) == 2 and first.changes == ""
