@@ -177,8 +177,8 @@ def claim(
     """Take the next trial from the queue for this process; None when the queue is empty.
 
     Its parameters are those of its slot, or those that a Bayesian search suggests. A point that
-    was tried before would only give the same result, so that another one is drawn at random, unless
-    there seems to be none.
+    was tried before would only give the same result: then less is demanded of the next suggestion,
+    at last nothing, unless there seems to be no other point.
     """
     draws = 0
     while waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -186,9 +186,13 @@ def claim(
         seed = _mix(config.seed, worker, begun)
         study.sampler = (
             optuna.samplers.RandomSampler(seed)
-            if draws
+            if draws > MOST_DRAWS // 3
             else optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=8, multivariate=True, constant_liar=True
+                seed=seed,
+                n_startup_trials=8,
+                n_ei_candidates=3 if draws else 24,
+                multivariate=True,
+                constant_liar=True,
             )
         )
         trial = study.ask()
