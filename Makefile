@@ -24,6 +24,7 @@ run: $(READY)
 	done
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html $(MAIN_JOB:%=runs/%)
 	@echo "Executed notebooks, as pages for the browser, too: runs/notebooks/"
+	@echo "The report, one file for the browser: runs/report/report.html"
 	@echo "Runs, each with its configuration, history, metrics and weights: runs/"
 
 report: $(READY)
