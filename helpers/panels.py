@@ -74,7 +74,7 @@ def parallel_coordinates(runs: list[Run], metric: str = "val_accuracy") -> Figur
         share = places[row, -1] if better == 1 else 1 - places[row, -1]
         color = GRAY_TO_ORANGE(share)
         axes.add_patch(PathPatch(_curve(places[row]), facecolor="none", edgecolor=color, lw=1.8))
-    axes.set(xlim=(-0.45, len(parameters) + 0.5), ylim=(-0.16, 1.08))
+    axes.set(xlim=(-0.45, len(parameters) + 0.5), ylim=(-0.24, 1.1))
     return figure
 
 
@@ -158,13 +158,16 @@ def _axis(values: list):
 
 def _draw_axis(axes, column: int, name: str, ticks: list[tuple[float, str]]) -> None:
     axes.plot([column, column], [0, 1], color="#333333", lw=1)
-    axes.text(column, -0.07, _readable(name).replace(" ", "\n", 1), ha="center", va="top",
+    axes.text(column, -0.12, _readable(name).replace(" ", "\n", 1), ha="center", va="top",
               fontsize=9, weight="bold")  # fmt: skip
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
     for place, text in ticks:
-        axes.text(
-            column + 0.05, place, text, fontsize=8, va="center", color="#333", zorder=4, bbox=box
-        )
+        if place in (0, 1):  # beyond the lines
+            axes.text(column, place + 0.035 * (2 * place - 1), text, fontsize=8, color="#333",
+                      ha="center", va="bottom" if place else "top")  # fmt: skip
+        else:
+            axes.text(column + 0.05, place, text, fontsize=8, va="center", color="#333", zorder=4,
+                      bbox=box)  # fmt: skip
 
 
 def _curve(heights: np.ndarray) -> Path:
