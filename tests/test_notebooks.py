@@ -79,6 +79,11 @@ def test_imports_hide_no_parameter(notebook):
         assert not imported & set(Config.model_fields)
 
 
+def test_returned_figures_are_shown(notebook):
+    """Without this line a figure that a cell returns is only named in the output."""
+    assert any("%matplotlib inline" in cell.source for cell in code_cells(notebook))
+
+
 def test_notebook_is_thin(notebook):
     lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
