@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers import data, models
-from helpers.config import Config
+from helpers.config import Config, ConfigError
 from helpers.data import ImageSet
 from helpers.evaluate import Evaluation, measure, predict
 from helpers.findings import mean_and_interval
@@ -42,6 +42,8 @@ def compare(config: Config, ways: list[str], seeds: int = 1) -> dict[str, list[R
     all ways, so that runs of one seed are comparable image by image. Each run's name is made of its
     way and seed where `config.name` is given.
     """
+    if isinstance(ways, str):
+        raise ConfigError(f"compare = '{ways}' is text: papermill takes lists by -y 'compare: []'")
     configs = {way: [_of_way(config, way, config.seed + n) for n in range(seeds)] for way in ways}
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     with tqdm(total=len(ways) * seeds, unit="run", disable=None) as bar:

@@ -1,5 +1,7 @@
 """Fine-tuning is compared on equal terms, and its costs and gains are counted right."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,13 @@ def test_ways_differ_in_weights_and_freezing_alone(config):
     assert all(torch.equal(tensor, learned[name]) for name, tensor in body.items())
     assert all(torch.equal(frozen[name], learned[name]) for name in body)
     assert not torch.equal(scratch["blocks.0.conv.weight"], learned["blocks.0.conv.weight"])
+
+
+def test_way_that_is_unknown_or_no_list_stops_before_training(config):
+    for ways, message in (["scratch", "al_but_head"], "did you mean"), ("scratch", "is text"):
+        with pytest.raises(ValueError, match=message):
+            transfer.compare(config, ways)
+    assert not list(Path(config.runs_root).iterdir())
 
 
 def test_once_more_with_every_image(config, images, monkeypatch):
