@@ -19,8 +19,8 @@ import torch
 
 from helpers import ROOT, models
 from helpers.config import Config
-from helpers.count import count
-from helpers.hardware import environment
+from helpers.count.layers import count
+from helpers.models.device import environment
 
 NETWORKS = ("five_blocks", "alexnet", "vgg16", "resnet50", "densenet121", "efficientnet_b0",
             "vit_b_16")  # fmt: skip

@@ -23,8 +23,8 @@ from torchvision.datasets.folder import default_loader
 
 from helpers import ROOT, data
 from helpers.config import Config
-from helpers.epochs import shuffle
-from helpers.hardware import environment
+from helpers.data.batches import shuffle
+from helpers.models.device import environment
 
 BATCH = 64
 

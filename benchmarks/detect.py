@@ -25,7 +25,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from helpers import ROOT
-from helpers.detect import (
+from helpers.detect.drawn.traffic import FPS, Clip, Frame, draw_scenes
+from helpers.detect.pipeline import (
     VEHICLES,
     Detector,
     keep_classes,
@@ -33,10 +34,9 @@ from helpers.detect import (
     process,
     train_detector,
 )
-from helpers.hardware import environment
-from helpers.roads.tracking import Judge, Rules, Tracker, Zone, box_iou
-from helpers.roads.traffic import FPS, Clip, Frame, draw_scenes
-from helpers.roads.video import Annotator, Writer
+from helpers.detect.tracking import Judge, Rules, Tracker, Zone, box_iou
+from helpers.detect.video import Annotator, Writer
+from helpers.models.device import environment
 
 TRAINING_SEED, FIRST_CLIP = 7, 100  # as in notebook 07; its own clip is seed 7
 WINDOW = 3 * FPS  # frames from a breach's first to its report

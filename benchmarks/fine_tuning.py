@@ -28,9 +28,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from helpers import ROOT, data, models, sources, train
+from helpers import ROOT, data, models, train
 from helpers.config import Config
-from helpers.hardware import environment
+from helpers.data import sources
+from helpers.models.device import environment
 
 EPOCHS = 10
 

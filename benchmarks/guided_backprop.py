@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from helpers import ROOT, models
 from helpers.config import Config
-from helpers.guided import feature_maps
-from helpers.hardware import environment
-from helpers.visualize import guided_backprop
+from helpers.models.device import environment
+from helpers.visualize.figures import guided_backprop
+from helpers.visualize.guided import feature_maps
 
 ROUNDS = 9
 LAYER = "blocks.4.conv"

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from helpers import ROOT
 from helpers.config import Config
-from helpers.hardware import choose_device, choose_dtype, environment, keep_memory
-from helpers.models import FiveBlocks
-from helpers.norm_pool import norm_pool
+from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
+from helpers.models.five_blocks import FiveBlocks
+from helpers.models.norm_pool import norm_pool
 
 ROUNDS = 7
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from helpers import ROOT
-from helpers.experiments import EXPERIMENTS, load_all
+from helpers.report.rows import EXPERIMENTS, load_all
 
 OPTIONS = ["--dataset", "tiny_nature", "--set", "epochs=1"]
 
@@ -41,7 +41,7 @@ def main() -> None:
     if folder.exists():
         sys.exit(f"{folder} is there already: delete it, or choose another --folder")
     files = [str(path) for path in sorted(EXPERIMENTS.glob("r[0-9]*.yaml"))]
-    command = [sys.executable, "-m", "helpers.batch", *files, *OPTIONS,
+    command = [sys.executable, "-m", "helpers.report.batch", *files, *OPTIONS,
                "--jobs", str(options.jobs), "--runs-root", options.folder]  # fmt: skip
     total = sum(len(row.points) for row in load_all())
     begun = time.monotonic()

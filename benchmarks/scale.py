@@ -23,9 +23,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers import ROOT, data, models, sources, train
+from helpers import ROOT, data, models, train
 from helpers.config import Config
-from helpers.hardware import environment
+from helpers.data import sources
+from helpers.models.device import environment
 
 
 def copy_images(count: int, folder: Path) -> None:

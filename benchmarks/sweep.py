@@ -22,11 +22,12 @@ import optuna
 import psutil
 import yaml
 
-from helpers import ROOT, data, models, sweep, sweep_queue
+from helpers import ROOT, data, models, sweep
 from helpers.config import Config
 from helpers.runs import Run
-from helpers.sweep_file import read_sweep
-from helpers.train import fit
+from helpers.sweep import queue
+from helpers.sweep.file import read_sweep
+from helpers.train.loop import fit
 
 R3 = {
     "dataset": {"value": "tiny_nature"},
@@ -129,7 +130,7 @@ def measure_kills(folder: Path, kills: int = 10, workers: int = 4) -> dict:
     config = Config(runs_root=str(folder))
     definition = read_sweep(path, config)
     journal = str(folder / "sweeps" / "kills" / "journal.log")
-    tries = sweep_queue.slots(sweep_queue.open_study(definition, config, journal))
+    tries = queue.slots(queue.open_study(definition, config, journal))
     done = [[t for t in trials if t.state == optuna.trial.TrialState.COMPLETE]
             for trials in tries.values()]  # fmt: skip
     runs = [Run(p.parent) for p in (folder / "sweeps" / "kills").glob("*/status.json")]

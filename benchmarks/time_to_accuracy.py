@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
-from helpers import ROOT, data, models, sources, train
+from helpers import ROOT, data, models, train
 from helpers.config import Config
-from helpers.evaluate import open_test_set
-from helpers.hardware import environment
+from helpers.data import sources
+from helpers.evaluate.evaluation import open_test_set
+from helpers.models.device import environment
 
 RUNS = ROOT / "runs" / "benchmarks" / "time_to_accuracy"
 

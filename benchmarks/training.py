@@ -36,9 +36,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm.auto import tqdm
 
-from helpers import ROOT, data, models, sources, train
+from helpers import ROOT, data, models, train
 from helpers.config import Config
-from helpers.hardware import environment
+from helpers.data import sources
+from helpers.models.device import environment
 
 NETWORK = {
     "image_size": 224, "filters": [32, 64, 128, 256, 512], "dense": 128, "dropout": 0.0,

@@ -18,11 +18,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from helpers import ROOT, data, sources, tradeoff, transfer
+from helpers import ROOT, data
 from helpers.config import Config
-from helpers.evaluate import open_test_set
-from helpers.hardware import environment
+from helpers.data import sources
+from helpers.evaluate import tradeoff
+from helpers.evaluate.evaluation import open_test_set
+from helpers.models.device import environment
 from helpers.runs import Run
+from helpers.train import fine_tune
 
 NEW_CLASSES, IMAGES = 20, 10
 WAYS = ["scratch", "all_but_head", "all_but_last_1_blocks", "all_but_last_2_blocks", "nothing"]
@@ -71,7 +74,7 @@ def main() -> None:
     many, few = divide(ROOT / "data" / "transfer", options.seeds)
     recipe = yaml.safe_load((ROOT / "experiments" / "caltech101_five_blocks.yaml").read_text())
     runs_root = "runs/transfer"
-    source = transfer.train(Config(**recipe | {
+    source = fine_tune.train(Config(**recipe | {
         "dataset": f"folder:{many}", "epochs": options.pretrain_epochs, "val_fraction": 0.1,
         "name": f"81-classes-{options.pretrain_epochs}", "runs_root": runs_root,
     }))  # fmt: skip
@@ -86,14 +89,14 @@ def main() -> None:
             "name": f"few-{options.epochs}", "runs_root": runs_root, "seed": seed,
         })  # fmt: skip
         splits = data.load(config)
-        for way, (run,) in transfer.compare(config, WAYS).items():
+        for way, (run,) in fine_tune.compare(config, WAYS).items():
             found[way].append(run)
             if "test" not in run.metrics:
                 open_test_set(run, splits)
     rows = []
     for way, runs in found.items():
         values = [100 * run.metrics["test"]["accuracy"] for run in runs]
-        gain = transfer.difference(runs, found["scratch"], "test")
+        gain = fine_tune.difference(runs, found["scratch"], "test")
         seconds = float(np.mean([run.metrics["train_seconds"] for run in runs]))
         rows.append({"way": way, "setting": tradeoff.setting_of(runs[0]), "test": values,
                      "gain": gain, "seconds": seconds,

@@ -4,6 +4,7 @@ Start here to see what can be changed. Everything downstream (data, model, train
 `Config`.
 """
 
+import ast
 import difflib
 import hashlib
 import json
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from helpers.parameters import parameter_names
 
 DATASETS = ("tiny_nature", "tiny_species", "nature_12k", "caltech101", "cub200", "scenes15")
 AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the strength is)
@@ -139,7 +138,7 @@ class Config(BaseModel):
         injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
         Outside a notebook, every plain value of `namespace` counts. `fixed` adds fields.
         """
-        names = parameter_names(namespace)
+        names = _parameter_names(namespace)
         return cls(**{name: namespace[name] for name in names if name not in also}, **fixed)
 
     @classmethod
@@ -285,6 +284,27 @@ def did_you_mean(name: str, known) -> str:
     """Return ", did you mean 'x'?" for the nearest of the known names, or nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def _parameter_names(namespace: dict) -> list[str]:
+    """Names assigned in the last annotated cell and in papermill's cell after it."""
+    names: list[str] = []
+    if "In" not in namespace:
+        plain = (bool, int, float, str, list, dict, type(None))
+        return [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
+    for source in reversed(namespace["In"]):
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:  # a cell with IPython magic
+            continue
+        annotated = any(isinstance(node, ast.AnnAssign) for node in statements)
+        if annotated or source.startswith("# Parameters"):
+            for node in statements:
+                targets = getattr(node, "targets", [getattr(node, "target", None)])
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+        if annotated:
+            break
+    return [name for name in dict.fromkeys(names) if name in namespace]
 
 
 def _sentence(error: dict, values: dict) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import ROOT, distributed, models
+from helpers import ROOT
 from helpers.config import Config, ConfigError
 
 
@@ -66,7 +66,7 @@ class Run:
         self.write_json("status.json", {"state": state, "time": now(), **more})
 
     def write_json(self, name: str, content: dict) -> None:
-        """Write a file of the run; as everywhere here, only the first of several processes does."""
+        """Write a file of the run."""
         text = json.dumps(content, indent=1)
         write_atomically(self.folder / name, (text + "\n").encode())
 
@@ -93,8 +93,6 @@ class Run:
             return list(csv.DictReader(file))
 
     def write_checkpoint(self, name: str, content: dict) -> None:
-        if not distributed.is_first():
-            return
         temporary = self.folder / f".{name}.{os.getpid()}"
         torch.save(content, temporary)
         temporary.replace(self.folder / name)
@@ -102,14 +100,6 @@ class Run:
     def read_checkpoint(self, name: str) -> dict:
         """Load `best.pt` or `last.pt` to the CPU; nothing in it is executed."""
         return torch.load(self.folder / name, map_location="cpu", weights_only=True)
-
-    def load_model(self) -> torch.nn.Module:
-        """Rebuild the network with the weights of its best epoch, in eval mode."""
-        checkpoint = self.read_checkpoint("best.pt")
-        config = self.config.replace(weights="none")  # all weights are in the checkpoint
-        model = models.build(config, len(checkpoint["classes"]))
-        model.load_state_dict(checkpoint["model"])
-        return model.eval()
 
 
 def open_run(config: Config) -> Run:
@@ -156,8 +146,6 @@ def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file completely or not at all, also when killed on the way."""
-    if not distributed.is_first():
-        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from helpers.augment import NORMALIZATIONS, _mirrored, augment, normalize
 from helpers.config import AUGMENTATIONS
+from helpers.data.augment import _mirrored, augment, normalize
+from helpers.models.weights import NORMALIZATIONS
 
 
 def generator(seed=0):
@@ -81,7 +82,9 @@ def test_shift_moves_by_at_most_its_share(images):
 
 
 def test_rotation_by_a_known_angle_is_torchvisions(images, monkeypatch):
-    monkeypatch.setattr("helpers.augment._uniform", lambda n, low, high, g: torch.full((n,), high))
+    monkeypatch.setattr(
+        "helpers.data.augment._uniform", lambda n, low, high, g: torch.full((n,), high)
+    )
     seen = augment(images, [("rotation", 30)], generator()).float()
     expected = v2.functional.rotate(images, 30, v2.InterpolationMode.BILINEAR).float()
     inside = (slice(None), slice(None), slice(12, 20), slice(12, 20))
@@ -90,7 +93,7 @@ def test_rotation_by_a_known_angle_is_torchvisions(images, monkeypatch):
 
 def test_color_jitter_is_torchvisions(images, monkeypatch):
     monkeypatch.setattr(
-        "helpers.augment._uniform", lambda n, low, high, g: torch.linspace(low, high, n)
+        "helpers.data.augment._uniform", lambda n, low, high, g: torch.linspace(low, high, n)
     )
     one = images[:1]
     seen = augment(one, [("color_jitter", 0.4)], generator())

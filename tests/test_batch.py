@@ -14,9 +14,10 @@ import psutil
 import pytest
 import yaml
 
-from helpers import ROOT, batch, executions, experiments
+from helpers import ROOT
 from helpers.config import Config
-from helpers.experiments import TRAINING, ExperimentError, load
+from helpers.report import batch, executions, rows
+from helpers.report.rows import TRAINING, ExperimentError, load
 from helpers.runs import Run
 
 WORK = """
@@ -34,8 +35,8 @@ if word == "dies" and (home / "log").read_text().count("dies") == 1:
 DRIVER = """
 import sys
 from pathlib import Path
-from helpers import batch, experiments
-experiments.NOTEBOOKS = Path(sys.argv[1])
+from helpers.report import batch, rows
+rows.NOTEBOOKS = Path(sys.argv[1])
 sys.exit(batch.main(sys.argv[2:]))
 """
 
@@ -54,10 +55,10 @@ def home(tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / "work.ipynb")
-    monkeypatch.setattr(experiments, "NOTEBOOKS", tmp_path / "notebooks")
-    experiments.notebook_parameters.cache_clear()
+    monkeypatch.setattr(rows, "NOTEBOOKS", tmp_path / "notebooks")
+    rows.notebook_parameters.cache_clear()
     yield tmp_path
-    experiments.notebook_parameters.cache_clear()
+    rows.notebook_parameters.cache_clear()
 
 
 def write(home, rows):

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from helpers import data
-from helpers.check import FINDINGS, Report, check
+from helpers.data.quality import FINDINGS, Report, check
 
 
 def picture(seed, size=(64, 48)):

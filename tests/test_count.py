@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers.config import Config, ConfigError
-from helpers.count import (
+from helpers.count.algebra import cs6910_operations, formulas
+from helpers.count.layers import (
     classifier,
     compare,
     count,
@@ -22,7 +23,6 @@ from helpers.count import (
     table,
     without_weights,
 )
-from helpers.formulas import cs6910_operations, formulas
 from helpers.models import build
 
 R1 = Config(

@@ -7,6 +7,7 @@ from PIL import Image
 
 from helpers import data
 from helpers.config import Config
+from helpers.data import images as decoding
 
 
 def write_image(path, color, size=(40, 30)):
@@ -17,7 +18,7 @@ def write_image(path, color, size=(40, 30)):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Make 3 classes with 20, 10 and 10 training images and 4 test images each."""
-    monkeypatch.setattr(data, "DECODED", tmp_path / "decoded")
+    monkeypatch.setattr(decoding, "DECODED", tmp_path / "decoded")
     for label, (name, count) in enumerate([("ant", 20), ("bee", 10), ("cat", 10)]):
         for number in range(count):
             color = (80 * label, 6 * number, 100)
@@ -64,7 +65,7 @@ def test_pixels_labels_and_paths_belong_together(folder):
 
 def test_a_second_load_reads_no_image(folder, monkeypatch):
     load(folder)
-    monkeypatch.setattr(data, "decode", None)  # a call would raise
+    monkeypatch.setattr(decoding, "decode", None)  # a call would raise
     assert len(load(folder).train) == 32
 
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from helpers import ROOT, detect
-from helpers.roads import traffic
-from helpers.roads.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
-from helpers.roads.tracking import (
+from helpers import ROOT
+from helpers.detect import pipeline as detect
+from helpers.detect.drawn import traffic
+from helpers.detect.drawn.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
+from helpers.detect.tracking import (
     FORBIDDEN,
     WRONG_DIRECTION,
     Event,
@@ -28,7 +29,7 @@ from helpers.roads.tracking import (
     box_iou,
     read_rules,
 )
-from helpers.roads.video import Video, Writer
+from helpers.detect.video import Video, Writer
 
 NO_RULES = Rules()
 STREET = Rules.model_validate({

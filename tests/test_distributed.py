@@ -14,8 +14,8 @@ from PIL import Image
 
 from helpers import ROOT, data, models, train
 from helpers.config import Config
-from helpers.distributed import launch
 from helpers.runs import Run
+from helpers.train.processes import launch
 
 
 @pytest.fixture(scope="module")

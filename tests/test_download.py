@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from helpers import sources
-from helpers.download import download, unpack
+from helpers.data import sources
+from helpers.data.download import download, unpack
 
 BODY = bytes(range(256)) * 8192  # 2 MiB: several reads
 SHA256 = hashlib.sha256(BODY).hexdigest()

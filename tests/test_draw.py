@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import ROOT, draw
+from helpers import ROOT
+from helpers.data.drawn import sets
 
 SPECIES_COUNTS = {"train": 20, "test": 30}
-DRAW = "import sys; from helpers.draw import draw; draw('tiny_species', sys.argv[1])"
+DRAW = "import sys; from helpers.data.drawn.sets import draw; draw('tiny_species', sys.argv[1])"
 
 
 @pytest.fixture(scope="module")
 def species(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "tiny_species"
-    draw.draw("tiny_species", folder)
+    sets.draw("tiny_species", folder)
     return folder
 
 
@@ -33,8 +34,8 @@ def nature():
     sizes = {"train": 30, "test": 20}
     return {
         split: [
-            (kind, draw.draw_picture("tiny_nature", f"{split}/{kind}/{number:04}.jpg"))
-            for kind in draw.NATURE
+            (kind, sets.draw_picture("tiny_nature", f"{split}/{kind}/{number:04}.jpg"))
+            for kind in sets.NATURE
             for number in range(size)
         ]
         for split, size in sizes.items()
@@ -54,7 +55,7 @@ def count_files(folder):
 def test_species_folder_is_complete_and_nothing_else_is_left(species):
     assert [path.name for path in species.parent.iterdir()] == ["tiny_species"]
     assert count_files(species) == {
-        (split, kind): count for split, count in SPECIES_COUNTS.items() for kind in draw.SPECIES
+        (split, kind): count for split, count in SPECIES_COUNTS.items() for kind in sets.SPECIES
     }
     assert sum(path.is_file() for path in species.rglob("*")) == 6 * 50
 
@@ -77,18 +78,18 @@ def test_bytes_depend_on_the_name_alone(species):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         file = BytesIO()
-        draw.draw_picture("tiny_species", path).save(file, "jpeg", quality=90)
+        sets.draw_picture("tiny_species", path).save(file, "jpeg", quality=90)
         assert file.getvalue() == (species / path).read_bytes()
 
 
 def test_a_drawn_folder_is_left_alone(species, monkeypatch):
-    monkeypatch.setattr(draw, "Popen", None)
-    draw.draw("tiny_species", species)
+    monkeypatch.setattr(sets, "Popen", None)
+    sets.draw("tiny_species", species)
 
 
 def test_nature_has_the_ten_kinds_at_its_size(nature):
     kinds = "bird butterfly cat flower frog mushroom snail spider starfish turtle"
-    assert " ".join(sorted(draw.SETS["tiny_nature"].kinds)) == kinds
+    assert " ".join(sorted(sets.SETS["tiny_nature"].kinds)) == kinds
     assert {(image.mode, image.size) for _, image in nature["train"]} == {("RGB", (96, 96))}
 
 
@@ -126,13 +127,13 @@ def test_colour_alone_does_not_tell_the_species_apart(species):
 
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):
-    class Interrupt(draw.tqdm):
+    class Interrupt(sets.tqdm):
         def update(self, n=1):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(draw, "tqdm", Interrupt)
+    monkeypatch.setattr(sets, "tqdm", Interrupt)
     with pytest.raises(KeyboardInterrupt):
-        draw.draw("tiny_species", tmp_path / "tiny_species")
+        sets.draw("tiny_species", tmp_path / "tiny_species")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,13 +155,13 @@ def test_killed_drawing_leaves_no_half_folder_and_two_at_once_agree(tmp_path):
 
 def test_unknown_data_set_is_refused(tmp_path):
     with pytest.raises(ValueError, match="tiny_nature or tiny_species"):
-        draw.draw("nature", tmp_path / "nature")
+        sets.draw("nature", tmp_path / "nature")
 
 
 def test_a_folder_with_other_things_is_refused_and_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds something else"):
-        draw.draw("tiny_species", tmp_path)
+        sets.draw("tiny_species", tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -169,7 +170,7 @@ def test_a_script_without_a_main_guard_may_draw(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from helpers.draw import draw\n"
+        "from helpers.data.drawn.sets import draw\n"
         "print('started')\n"
         f"draw('tiny_species', {str(tmp_path / 'tiny_species')!r})\n"
     )

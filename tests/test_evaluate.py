@@ -10,9 +10,9 @@ from sklearn import metrics
 from test_train import SMALL, fit, image_set
 
 from helpers.config import Config
-from helpers.data import Splits
-from helpers.evaluate import evaluate, open_test_set, predict, wilson_interval
-from helpers.figures import choose_stratified
+from helpers.data.images import Splits
+from helpers.evaluate.evaluation import evaluate, open_test_set, predict, wilson_interval
+from helpers.evaluate.figures import choose_stratified
 from helpers.models import build
 
 

@@ -5,12 +5,12 @@ import json
 import pytest
 import yaml
 
-from helpers import experiments
 from helpers.config import Config
-from helpers.count import count, without_weights
-from helpers.experiments import ExperimentError, load, load_all
-from helpers.formulas import cs6910_operations
+from helpers.count.algebra import cs6910_operations
+from helpers.count.layers import count, without_weights
 from helpers.models import build, freeze
+from helpers.report import rows
+from helpers.report.rows import ExperimentError, load, load_all
 from helpers.runs import Run
 
 ROWS = load_all()
@@ -73,20 +73,20 @@ def test_all_rows_of_the_five_tables_are_there():
 
 @pytest.mark.parametrize("row", COUNTED, ids=name_of)
 def test_counts_are_the_reports_or_shown_wrong(row, tmp_path):
-    config = experiments.config_of(row, row.parameters)
+    config = rows.config_of(row, row.parameters)
     with without_weights():
         model = build(config, row.parameters["num_classes"])
     freeze(model, config.freeze)
     operations = cs6910_operations(config, 10) if config.model == "five_blocks" else []
     counts = count(model, config.image_size)
-    experiments.write_counts(tmp_path / row.report / row.name, model, counts, operations)
-    found = experiments.counts_of(row, tmp_path)
+    rows.write_counts(tmp_path / row.report / row.name, model, counts, operations)
+    found = rows.counts_of(row, tmp_path)
     right = {key: row.wrong.get(key, {}).get("right", value) for key, value in row.stated.items()}
     assert {key: found[key] for key in row.stated} == right
 
 
 def test_counts_of_a_row_that_has_not_run(tmp_path):
-    assert experiments.counts_of(COUNTED[0], tmp_path) is None
+    assert rows.counts_of(COUNTED[0], tmp_path) is None
 
 
 def test_grid_makes_an_execution_of_each_combination(write):
@@ -158,26 +158,26 @@ def test_runs_of_a_row_are_those_with_its_parameters(write, tmp_path):
     save_run(tmp_path / "R9" / "a-seed1", lr=0.1, epochs=1, seed=1)  # fewer epochs
     save_run(tmp_path / "R9-tiny_nature" / "a-seed2", lr=0.1, epochs=1, seed=2, image_size=32)
     (tmp_path / "R9" / "a-seed2").mkdir()
-    assert [run.name for run in experiments.runs_of(row, runs_root=tmp_path)] == ["a-seed0"]
-    elsewhere = experiments.runs_of(row, "tiny_nature", tmp_path)
+    assert [run.name for run in rows.runs_of(row, runs_root=tmp_path)] == ["a-seed0"]
+    elsewhere = rows.runs_of(row, "tiny_nature", tmp_path)
     assert [run.name for run in elsewhere] == ["a-seed2"]
 
 
 def test_runs_of_a_sweep_are_those_in_its_folder(tmp_path):
     row = next(row for row in ROWS if row.name == "sweep_first")
-    content = yaml.safe_load((experiments.ROOT / row.parameters["sweep"]).read_text())["parameters"]
+    content = yaml.safe_load((rows.ROOT / row.parameters["sweep"]).read_text())["parameters"]
     fixed = {name: entry["value"] for name, entry in content.items() if "value" in entry}
     save_run(tmp_path / "R1" / "sweeps" / "r1_first" / "run-1", **fixed, seed=3)
     save_run(tmp_path / "R1" / "sweeps" / "r1_first" / "run-2", **{**fixed, "epochs": 1})
     save_run(tmp_path / "R1" / "sweeps" / "r1_second" / "run-1", **fixed, seed=4)
-    found = experiments.runs_of(row, runs_root=tmp_path)
+    found = rows.runs_of(row, runs_root=tmp_path)
     assert [run.config.seed for run in found] == [3]
 
 
 def test_counts_file_is_plain_json(tmp_path):
     with without_weights():
         model = build(Config(), 10)
-    experiments.write_counts(tmp_path, model, count(model, 64))
+    rows.write_counts(tmp_path, model, count(model, 64))
     content = json.loads((tmp_path / "counts.json").read_text())
     assert content["parameters"] == sum(p.numel() for p in model.parameters())
     assert content["flops"] == 2 * content["macs"]

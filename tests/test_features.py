@@ -6,10 +6,11 @@ import torch
 from test_train import SMALL, image_set
 from torch import nn
 
-from helpers import features, loop, models, train
+from helpers import models, train
 from helpers.config import Config
-from helpers.data import Splits
-from helpers.freezing import freeze
+from helpers.data.images import Splits
+from helpers.models.freezing import freeze
+from helpers.train import features, loop
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_train import SMALL, fit, image_set
 
-from helpers import figures
 from helpers.config import Config
-from helpers.data import Splits
-from helpers.evaluate import Evaluation
+from helpers.data.images import Splits
+from helpers.evaluate import figures
+from helpers.evaluate.evaluation import Evaluation
 
 
 @pytest.fixture

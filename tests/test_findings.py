@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from helpers import findings, panels
 from helpers.config import Config
-from helpers.findings import Comparison, compare, importance, mean_and_interval, plan, varied
 from helpers.runs import Run
+from helpers.sweep import figures, findings
+from helpers.sweep.findings import Comparison, compare, importance, mean_and_interval, plan, varied
 
 
 @pytest.fixture
@@ -184,18 +184,18 @@ def test_importance_of_runs_that_are_all_equally_good(write):
 
 def test_panels_draw_what_is_in_the_folders(grid, write):
     runs = [*grid, write([0.2], stopped_at=1, batch_norm=True, filters=[8] * 5)]
-    figure = panels.by_time(runs)
+    figure = figures.by_time(runs)
     best_so_far = figure.axes[0].lines[0].get_ydata()
     values = [max(row["val_accuracy"] for row in run.history) for run in runs]
     assert list(best_so_far) == list(np.maximum.accumulate(values))
     to_the_end, early = figure.axes[0].collections
     assert len(to_the_end.get_offsets()) == len(grid) and len(early.get_offsets()) == 1
-    lines = panels.parallel_coordinates(runs).axes[0].patches
+    lines = figures.parallel_coordinates(runs).axes[0].patches
     assert len(lines) == len(runs)
-    assert len(panels.importance_table(runs).axes[0].patches) == len(importance(runs))
-    assert isinstance(panels.comparison_table(compare(runs)), Figure)
+    assert len(figures.importance_table(runs).axes[0].patches) == len(importance(runs))
+    assert isinstance(figures.comparison_table(compare(runs)), Figure)
 
 
 def test_panels_take_a_single_run(write):
-    for draw in (panels.by_time, panels.parallel_coordinates, panels.importance_table):
+    for draw in (figures.by_time, figures.parallel_coordinates, figures.importance_table):
         draw([write([0.2], seed=abs(hash(draw)) % 1000)]).canvas.draw()

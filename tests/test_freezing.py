@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import freezing, models
+from helpers import models
 from helpers.config import Config, ConfigError
-from helpers.count import without_weights
-from helpers.optimizers import make_optimizer, make_scheduler
+from helpers.count.layers import without_weights
+from helpers.models import freezing
+from helpers.train.optimizers import make_optimizer, make_scheduler
 
 
 def build(classes=10, **parameters):

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from helpers import models
 from helpers.config import Config
-from helpers.guided import describe_rule, feature_maps, guided_backprop, spatial_layers
-from helpers.receptive_field import Axis
+from helpers.visualize.guided import describe_rule, feature_maps, guided_backprop, spatial_layers
+from helpers.visualize.receptive_field import Axis
 
 
 @pytest.fixture(autouse=True)
@@ -385,7 +385,7 @@ def test_works_where_gradients_are_off(context):
         ({"neurons": [(0, 0)]}, "no neuron"),
         ({"neurons": []}, "do not pair"),
         ({"neurons": [0] * 3}, "2 images do not pair with 3 neurons"),
-        ({"images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)}, "helpers.augment.normalize"),
+        ({"images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)}, "augment.normalize"),
         ({"images": torch.zeros(3, 64, 64)}, r"\(N, 3, H, W\)"),
         ({"model": five_blocks().half()}, r"half precision \(torch.float16\).*model.float"),
         ({"model": five_blocks().bfloat16()}, "half precision"),

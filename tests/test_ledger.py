@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from helpers import ledger
 from helpers.config import Config
-from helpers.experiments import Row, config_of
-from helpers.ledger import Entry, entries_of, judge
+from helpers.report import ledger
+from helpers.report.ledger import Entry, entries_of, judge
+from helpers.report.rows import Row, config_of
 from helpers.runs import Run
 
 NOTEBOOK = "02_train_from_scratch"
@@ -144,7 +144,7 @@ def test_counts_are_read_from_the_row_s_folder(tmp_path):
 
 def test_row_that_has_not_run_says_how_to_run_it(tmp_path):
     (entry,) = entries_of(make_row(stated={"test_accuracy": 50.0}), tmp_path)
-    assert "python -m helpers.batch experiments/r5.yaml --rows row" in entry.remark
+    assert "python -m helpers.report.batch experiments/r5.yaml --rows row" in entry.remark
 
 
 def test_every_stated_figure_of_the_reports_is_an_entry(tmp_path):

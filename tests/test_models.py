@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.config import Config, ConfigError
-from helpers.models import ACTIVATIONS, build
+from helpers.models import build
+from helpers.models.heads import ACTIVATIONS
 
 
 def count(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from helpers import models
 from helpers.config import Config
-from helpers.norm_pool import norm_pool
+from helpers.models.norm_pool import norm_pool
 
 
 def pair(channels):
@@ -86,7 +86,7 @@ def test_a_network_learns_the_same_with_and_without(activation, change, monkeypa
         return logits, [p.grad for p in model.parameters()], list(model.buffers())
 
     logits, gradients, buffers = step()
-    monkeypatch.setattr("helpers.norm_pool.Block.forward", nn.Sequential.forward)
+    monkeypatch.setattr("helpers.models.norm_pool.Block.forward", nn.Sequential.forward)
     plain = step()
     assert torch.allclose(logits, plain[0], atol=1e-5)
     for one, other in zip(gradients + buffers, plain[1] + plain[2], strict=True):

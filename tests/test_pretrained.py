@@ -12,10 +12,11 @@ import torch
 import torchvision
 from test_train import SMALL, image_set
 
-from helpers import augment, models, pretrained, train, weights
+from helpers import models, train
 from helpers.config import Config, ConfigError
-from helpers.count import without_weights
-from helpers.data import Splits
+from helpers.count.layers import without_weights
+from helpers.data.images import Splits
+from helpers.models import weights, zoo
 
 CANDIDATES = {  # GNR638's table with 1000 classes, published totals
     "mobilenet_v2": 3504872, "squeezenet1_0": 1248424, "shufflenet_v2_x1_0": 2278604,
@@ -42,7 +43,7 @@ def outputs(model, size):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_network_of_the_reports_has_one_output_a_class(name):
-    expected = pretrained.published_input(name)
+    expected = zoo.published_input(name)
     assert outputs(build(7, model=name, image_size=expected.image_size), expected.image_size) == (
         2, 7,
     )  # fmt: skip
@@ -69,15 +70,15 @@ def test_budget_refuses_naming_both_numbers():
     ],
 )
 def test_what_the_weights_expect(name, size, mean, interpolation):
-    published = pretrained.published_input(name)
+    published = zoo.published_input(name)
     assert (published.image_size, published.interpolation) == (size, interpolation)
     assert published.mean[0] == mean
-    auto = augment.normalization(Config(model=name, weights="imagenet"))
+    auto = weights.normalization(Config(model=name, weights="imagenet"))
     assert auto == (published.mean, published.std)
-    assert augment.normalization(Config(model=name)) == augment.NORMALIZATIONS["half"]
+    assert weights.normalization(Config(model=name)) == weights.NORMALIZATIONS["half"]
 
 
-@pytest.mark.parametrize("name", pretrained.CONVERTS_INPUT)
+@pytest.mark.parametrize("name", zoo.CONVERTS_INPUT)
 def test_half_is_what_torchvision_computes_inside_these_two(name):
     options = {"weights": None, "init_weights": False, "aux_logits": False, "transform_input": True}
     model = torchvision.models.get_model(name, **options)
@@ -236,7 +237,7 @@ def test_a_runs_weights_fill_all_but_the_last_layer_for_other_classes(source):
     assert model.head.classifier.out_features == 6
     by_path = config.replace(weights=str(source.folder / "best.pt"))
     assert torch.equal(models.build(by_path, 6).blocks[0].conv.weight, model.blocks[0].conv.weight)
-    assert augment.normalization(config) == augment.NORMALIZATIONS["imagenet"]  # the run's own
+    assert weights.normalization(config) == weights.NORMALIZATIONS["imagenet"]  # the run's own
 
 
 def test_a_new_dense_head_takes_other_image_sizes(source):
@@ -299,7 +300,7 @@ def test_a_fine_tuned_run_loads_without_its_source(source):
     config = source.config.replace(weights="source", name="tuned", freeze="all_but_head")
     splits = Splits(image_set(48, 3), image_set(24, 4), image_set(24, 5))
     run = train.fit(models.build(config, 3), splits, config)
-    loaded = run.load_model().state_dict()
+    loaded = models.rebuild(run).state_dict()
     kept = run.read_checkpoint("best.pt")["model"]
     assert all(torch.equal(loaded[name], kept[name]) for name in kept)
     assert run.metrics["trainable"] == 16 * 3 + 3

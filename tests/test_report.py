@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from helpers import ledger, report
 from helpers.config import Config
-from helpers.experiments import config_of, load_all
-from helpers.ledger import Entry
+from helpers.report import ledger
+from helpers.report import page as report
+from helpers.report.ledger import Entry
+from helpers.report.rows import config_of, load_all
 
 ROWS = {(row.report, row.name): row for row in load_all()}
 LOADING = {"src", "srcset", "href", "data", "poster", "action", "background", "xlink:href"}

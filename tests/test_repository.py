@@ -11,23 +11,21 @@ from packaging.requirements import Requirement
 
 from helpers import ROOT
 
-MODULES = {
-    ".".join(path.relative_to(ROOT / "helpers").with_suffix("").parts): path
-    for path in (ROOT / "helpers").rglob("*.py")
-    if path.stem != "__init__"
+HELPERS = ROOT / "helpers"
+CORE = {"config", "runs", "data", "count", "models"}
+MAY_IMPORT = {  # each part of helpers: the other parts that it may use
+    "config": set(),
+    "runs": {"config"},
+    "data": {"config"},
+    "count": {"config"},
+    "models": {"config", "runs", "count"},
+    "evaluate": CORE,
+    "train": CORE | {"evaluate"},
+    "sweep": CORE | {"evaluate", "train"},
+    "visualize": CORE | {"evaluate"},
+    "detect": CORE | {"evaluate"},
+    "report": CORE | {"evaluate", "train", "sweep"},
 }
-LAYERS = {
-    "parameters": 0,
-    "config": 0,
-    "runs": 2,
-    "wandb_log": 2,
-    "train": 2,
-    "loop": 2,
-    "evaluate": 2,
-}  # others: 1
-LAYERS |= {"figures": 3, "sweep": 3, "sweep_worker": 3, "findings": 3, "panels": 3}
-LAYERS |= {"visualize": 3, "experiments": 3, "executions": 3, "detect": 3, "leakage": 3}
-LAYERS |= {"transfer": 3, "tradeoff": 3, "ledger": 4, "batch": 4, "report": 4}
 
 
 @pytest.fixture(scope="module")
@@ -53,30 +51,37 @@ def test_no_file_names_a_place_on_somebodys_machine(tracked):
     assert [p for p in texts if private.search(p.read_text(encoding="utf-8"))] == []
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_module_is_short(name):
-    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
-    assert lines <= 320
+def imported(path):
+    """Return the modules and packages of helpers that a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write `from helpers ...`, not a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if module_file(name) else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("helpers.")}
 
 
-def test_imports_point_one_way():
-    """In a sub-package, too; its modules are in the layer of LAYERS[sub-package], else 1."""
-    imports = {}
-    for name, path in MODULES.items():
-        imports[name] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{name}: write `from helpers ...`, not a relative import"
-                found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-            elif isinstance(node, ast.Import):
-                found = {alias.name for alias in node.names}
-            else:
-                continue
-            imports[name] |= {m for m in MODULES if f"helpers.{m}" in found}
-    layer = {name: LAYERS.get(name.split(".")[0], 1) for name in MODULES}
-    upward = [(a, b) for a, names in imports.items() for b in names if layer[b] > layer[a]]
-    assert upward == []
-    TopologicalSorter(imports).prepare()  # raises CycleError
+def module_file(name):
+    path = ROOT / name.replace(".", "/")
+    return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.exists()), None)
+
+
+def test_the_parts_of_helpers_import_in_one_direction():
+    parts = {path.stem for path in HELPERS.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == MAY_IMPORT.keys()
+    for path in HELPERS.rglob("*.py"):
+        part = path.relative_to(HELPERS).parts[0].removesuffix(".py")
+        used = {name.split(".")[1] for name in imported(path)} - {part}
+        assert used <= MAY_IMPORT.get(part, set()), f"{path.relative_to(ROOT)} imports {used}"
+
+
+def test_no_module_imports_itself_by_a_detour():
+    files = [path for path in HELPERS.rglob("*.py") if path.name != "__init__.py"]
+    graph = {path: {module_file(name) for name in imported(path)} for path in files}
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_documents_link_to_what_exists(tracked):

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers import ROOT, draw, sources
+from helpers import ROOT
 from helpers.config import DATASETS
-from helpers.sources import find
+from helpers.data import sources
+from helpers.data.drawn import sets
+from helpers.data.sources import find
 
 REAL = ROOT / os.environ.get("DATA_ROOT", "absent") / "caltech101"
 
@@ -146,7 +148,7 @@ def test_embedded_data_set_is_drawn_once(tmp_path, monkeypatch):
         drawn.append(dataset)
         write(folder, "train/frog/1.jpg", "train/cat/1.jpg", "test/frog/1.jpg", "test/cat/1.jpg")
 
-    monkeypatch.setattr(draw, "draw", fake)
+    monkeypatch.setattr(sets, "draw", fake)
     assert find("tiny_nature") == find("tiny_nature")
     assert find("tiny_nature").folder == tmp_path / "data" / "tiny_nature"
     assert drawn == ["tiny_nature"]

@@ -15,11 +15,12 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from helpers import ROOT, sweep, sweep_queue, sweep_worker
+from helpers import ROOT, sweep
 from helpers.config import Config, ConfigError
 from helpers.runs import Run
-from helpers.sweep_file import read_sweep
-from helpers.train import TrainingDiverged
+from helpers.sweep import queue, worker
+from helpers.sweep.file import read_sweep
+from helpers.train.loop import TrainingDiverged
 
 FAST = {"image_size": 32, "filters": 4, "dense": 8, "epochs": 2, "steps_per_epoch": 1,
         "val_steps": 1, "augment": []}  # fmt: skip
@@ -65,7 +66,7 @@ def curves(monkeypatch):
             run.set_status("finished", **stopped)
             return run
 
-        monkeypatch.setattr(sweep_worker, "fit", fit)
+        monkeypatch.setattr(worker, "fit", fit)
         return trained
 
     return make
@@ -74,7 +75,7 @@ def curves(monkeypatch):
 def study_of(path, config):
     definition = read_sweep(path, config)
     journal = Path(config.runs_root) / "sweeps" / definition.name / "journal.log"
-    return sweep_queue.open_study(definition, config, str(journal))
+    return queue.open_study(definition, config, str(journal))
 
 
 def states(path, config):
@@ -100,8 +101,8 @@ def test_grid_trains_every_point_once_and_is_read_again(write, config):
 
 def test_test_images_take_no_part(write, config, monkeypatch):
     seen = []
-    monkeypatch.setattr(sweep_worker, "fit", lambda model, splits, *_: seen.append(splits.test))
-    trainer = sweep_worker.Trainer(read_sweep(write(), config), config)
+    monkeypatch.setattr(worker, "fit", lambda model, splits, *_: seen.append(splits.test))
+    trainer = worker.Trainer(read_sweep(write(), config), config)
     trainer.train(trainer.configure({"dropout": 0.0}, "0000"))
     assert len(seen) == 1 and len(seen[0]) == 0
 
@@ -109,17 +110,17 @@ def test_test_images_take_no_part(write, config, monkeypatch):
 def test_interrupted_sweep_continues(write, config, curves, monkeypatch):
     path = write()
     trained = curves(lambda config: [0.1, 0.2])
-    complete = sweep_worker.fit
+    complete = worker.fit
 
     def interrupted(model, splits, config, on_epoch):
         if len(trained) == 2:
             raise KeyboardInterrupt
         return complete(model, splits, config, on_epoch)
 
-    monkeypatch.setattr(sweep_worker, "fit", interrupted)
+    monkeypatch.setattr(worker, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep.run(path, config)
-    monkeypatch.setattr(sweep_worker, "fit", complete)
+    monkeypatch.setattr(worker, "fit", complete)
     assert len(sweep.run(path, config).runs) == 6
     assert len({config.id for config in trained}) == len(trained) == 6
 
@@ -235,8 +236,8 @@ def test_dead_workers_point_is_given_back(write, config, curves):
     folder = Path(config.runs_root) / "sweeps" / "small"
     folder.mkdir(parents=True)
     study = study_of(path, config)
-    sweep_queue.fill(study, sweep_queue.list_points(definition, config))
-    dead = sweep_queue.claim(study, read_sweep(path, config), config, worker=0)
+    queue.fill(study, queue.list_points(definition, config))
+    dead = queue.claim(study, read_sweep(path, config), config, worker=0)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     worker = {"host": dead.user_attrs["worker"]["host"], "pid": gone.pid, "started": 1.0}
@@ -249,9 +250,9 @@ def test_living_workers_point_is_left_alone(write, config):
     path = write()
     (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
     study = study_of(path, config)
-    sweep_queue.fill(study, sweep_queue.list_points(read_sweep(path, config), config))
-    sweep_queue.claim(study, read_sweep(path, config), config, worker=0)
-    sweep_queue.give_back(study)
+    queue.fill(study, queue.list_points(read_sweep(path, config), config))
+    queue.claim(study, read_sweep(path, config), config, worker=0)
+    queue.give_back(study)
     assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
 
 
@@ -260,7 +261,7 @@ def test_queue_filled_twice_holds_each_point_once(write, config, curves):
     path = write()
     (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
     definition, study = read_sweep(path, config), study_of(path, config)
-    for slot, point in enumerate(sweep_queue.list_points(definition, config)):
+    for slot, point in enumerate(queue.list_points(definition, config)):
         for _ in range(2):  # as two machines would that begin at the same moment
             study.enqueue_trial(point, user_attrs={"slot": slot})
     assert len(sweep.run(path, config).runs) == len(trained) == 6

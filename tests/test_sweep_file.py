@@ -11,7 +11,7 @@ from scipy import stats
 
 from helpers import ROOT
 from helpers.config import Config, ConfigError
-from helpers.sweep_file import read_sweep
+from helpers.sweep.file import read_sweep
 
 ORACLE = json.loads((ROOT / "tests" / "data" / "wandb_sweeps_0.3.0.json").read_text())
 GRID = """\

@@ -12,12 +12,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import ROOT, data, epochs, train
+from helpers import ROOT, train
 from helpers.config import Config, ConfigError
-from helpers.data import ImageSet, Splits
-from helpers.epochs import image_size_of_epoch, shuffle
+from helpers.data import batches as batching
+from helpers.data import images as pixels
+from helpers.data.batches import shuffle
+from helpers.data.images import ImageSet, Splits
 from helpers.models import build
 from helpers.runs import Run, find_runs, open_run
+from helpers.train import loop
+from helpers.train.loop import image_size_of_epoch
 
 SMALL = {
     "image_size": 32, "filters": 8, "dense": 16, "batch_size": 16, "epochs": 3, "augment": [],
@@ -108,7 +112,7 @@ def test_training_never_sees_validation_or_test_images(splits, config, monkeypat
 
 def test_a_finished_run_is_loaded_not_trained(splits, config, monkeypatch):
     run = fit(splits, config)
-    monkeypatch.setattr(train, "Training", None)  # a call would raise
+    monkeypatch.setattr(loop, "Training", None)  # a call would raise
     model = build(config, 3)
     again = train.fit(model, splits, config)
     assert again.folder == run.folder and same(weights(run), model.state_dict())
@@ -145,7 +149,7 @@ import sys
 sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
 from helpers.config import Config
 from test_train import fit, image_set
-from helpers.data import Splits
+from helpers.data.images import Splits
 config = Config.load(sys.argv[1])
 fit(Splits(image_set(48, 0), image_set(24, 1), image_set(24, 2)), config)
 """
@@ -277,9 +281,9 @@ def test_what_does_not_fit_in_memory_is_read_in_blocks(monkeypatch):
     """A batch comes from one window of the file; every image comes once, each epoch otherwise."""
     images = image_set(1000, 0)
     images.rows = np.random.default_rng(0).permutation(1000)
-    monkeypatch.setattr(data, "MEMORY", 0.0)
-    monkeypatch.setattr(epochs, "BLOCK", 20)
-    monkeypatch.setattr(epochs, "WINDOW", 5)
+    monkeypatch.setattr(pixels, "MEMORY", 0.0)
+    monkeypatch.setattr(batching, "BLOCK", 20)
+    monkeypatch.setattr(batching, "WINDOW", 5)
     chunks = shuffle(images, steps=20, batch_size=50, seed=0, epoch=1)
     assert sorted(np.concatenate(chunks)) == list(range(1000))
     for first, second in zip(chunks[::2], chunks[1::2], strict=True):  # two batches a window

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_train import SMALL, image_set
 
-from helpers import models, tradeoff, transfer
+from helpers import models
 from helpers.config import Config
-from helpers.data import Splits
+from helpers.data.images import Splits
+from helpers.evaluate import tradeoff
 from helpers.runs import Run
+from helpers.train import fine_tune
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def images():
 
 @pytest.fixture
 def config(tmp_path, monkeypatch, images):
-    monkeypatch.setattr(transfer.data, "load", lambda config: images)
+    monkeypatch.setattr(fine_tune.data, "load", lambda config: images)
     return Config(**{**SMALL, "epochs": 1}, runs_root=str(tmp_path))
 
 
@@ -41,10 +43,10 @@ def write_run(folder, name, config, val, params=100, trainable=100, seconds=1.0,
 
 
 def test_ways_differ_in_weights_and_freezing_alone(config):
-    source = transfer.pretrain(config, "tiny_nature", epochs=1)
+    source = fine_tune.pretrain(config, "tiny_nature", epochs=1)
     assert source.config.filters == config.filters and source.config.dataset == "tiny_nature"
     config = config.replace(weights=str(source.folder), name="x", lr=0.01)
-    runs = transfer.compare(config, ["scratch", "all_but_head", "nothing"], seeds=2)
+    runs = fine_tune.compare(config, ["scratch", "all_but_head", "nothing"], seeds=2)
     assert [run.name for run in runs["all_but_head"]] == ["x-all_but_head-0", "x-all_but_head-1"]
     for way, group in runs.items():
         assert [run.config.seed for run in group] == [0, 1]
@@ -66,17 +68,17 @@ def test_ways_differ_in_weights_and_freezing_alone(config):
 def test_way_that_is_unknown_or_no_list_stops_before_training(config):
     for ways, message in (["scratch", "al_but_head"], "did you mean"), ("scratch", "is text"):
         with pytest.raises(ValueError, match=message):
-            transfer.compare(config, ways)
+            fine_tune.compare(config, ways)
     assert not list(Path(config.runs_root).iterdir())
 
 
 def test_once_more_with_every_image(config, images, monkeypatch):
     config = config.replace(early_stopping=1, epochs=4, schedule="plateau", name="first")
-    run = transfer.train(config)
+    run = fine_tune.train(config)
     loaded = []
-    monkeypatch.setattr(transfer.data, "load", lambda c: loaded.append(c) or
+    monkeypatch.setattr(fine_tune.data, "load", lambda c: loaded.append(c) or
                         Splits(image_set(72, 0), image_set(0, 1), images.test))  # fmt: skip
-    last = transfer.retrain(run)
+    last = fine_tune.retrain(run)
     assert loaded[0].val_fraction == 0 and last.name == "first-final"
     assert last.metrics["epochs"] == run.metrics["best_epoch"]
     assert "val" not in last.metrics and last.history[0]["images"] == 72
@@ -86,32 +88,32 @@ def test_difference_is_that_of_the_same_images(tmp_path):
     config = Config()
     runs = [write_run(tmp_path, f"a{n}", config, 0.75, images=(1, 1, 1, 0)) for n in (0, 1)]
     others = [write_run(tmp_path, f"b{n}", config, 0.5, images=(1, 1, 0, 0)) for n in (0, 1)]
-    mean, low, high = transfer.difference(runs, others)
+    mean, low, high = fine_tune.difference(runs, others)
     assert mean == pytest.approx(25) and 0 <= low < 25 < high
-    assert transfer.difference(others, runs)[0] == pytest.approx(-25)
-    twice = transfer.difference(runs, others)
-    once = transfer.difference(runs[:1], others[:1])
+    assert fine_tune.difference(others, runs)[0] == pytest.approx(-25)
+    twice = fine_tune.difference(runs, others)
+    once = fine_tune.difference(runs[:1], others[:1])
     assert twice == pytest.approx(once)  # the same images again tell nothing new
-    assert transfer.difference(runs, runs) == (0, 0, 0)
+    assert fine_tune.difference(runs, runs) == (0, 0, 0)
     with pytest.raises(ValueError, match="a0 and c were not measured on the same images"):
-        transfer.difference(runs[:1], [write_run(tmp_path, "c", config, 1, images=(1, 1))])
+        fine_tune.difference(runs[:1], [write_run(tmp_path, "c", config, 1, images=(1, 1))])
 
 
 def test_vote_is_the_mean_of_probabilities(config, images):
-    runs = [transfer.train(config.replace(seed=seed)) for seed in (0, 1)]
-    result = transfer.vote(runs, images.val)
+    runs = [fine_tune.train(config.replace(seed=seed)) for seed in (0, 1)]
+    result = fine_tune.vote(runs, images.val)
     mean, std = (0.5,) * 3, (0.5,) * 3
     pixels = images.val.take(np.arange(24)).float() / 255
     pixels = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
-        logits = [run.load_model().double()(pixels.double()) for run in runs]
+        logits = [models.rebuild(run).double()(pixels.double()) for run in runs]
     expected = (logits[0].softmax(1) + logits[1].softmax(1)) / 2
     np.testing.assert_allclose(result.probabilities, expected.numpy(), atol=1e-4)
     assert result.accuracy == (result.predicted == images.val.labels).mean()
     classes = images.val.classes
     images.val.classes[:] = [f"other {name}" for name in classes]
     with pytest.raises(ValueError, match="knows other classes"):
-        transfer.vote(runs, images.val)
+        fine_tune.vote(runs, images.val)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))

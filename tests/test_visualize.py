@@ -8,11 +8,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from helpers import models, saliency, visualize
+from helpers import models
 from helpers.config import Config
-from helpers.guided import describe_rule, feature_maps
-from helpers.neurons import Excitations, excitations, first_filters, stages
-from helpers.saliency import METHODS, explain, gini, guided_logit, randomised, similarity
+from helpers.visualize import figures as visualize
+from helpers.visualize import saliency
+from helpers.visualize.guided import describe_rule, feature_maps
+from helpers.visualize.neurons import Excitations, excitations, first_filters, stages
+from helpers.visualize.saliency import METHODS, explain, gini, guided_logit, randomised, similarity
 
 
 @pytest.fixture(autouse=True)

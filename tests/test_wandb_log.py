@@ -7,7 +7,7 @@ import pytest
 from test_train import SMALL, fit, image_set
 
 from helpers.config import Config, ConfigError
-from helpers.data import Splits
+from helpers.data.images import Splits
 
 
 # First, since wandb remembers a key that it has seen once in a process.

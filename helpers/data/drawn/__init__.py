@@ -1,0 +1,1 @@
+"""The drawn images' brushes and motifs; sets.py makes data sets of them."""

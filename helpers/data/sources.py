@@ -1,0 +1,313 @@
+"""Where a data set's files are: find them, or download and unpack them, and list them.
+
+Start here to add a data set: `find` searches, one `_read_...` function per layout lists the images.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import ROOT
+from helpers.data.download import download, unpack
+
+DATA = ROOT / "data"
+KAGGLE = Path("/kaggle/input")
+FOLDERS = {  # the folder that each data set is known by, wherever it lies
+    "nature_12k": "inaturalist_12K",
+    "caltech101": "101_ObjectCategories",
+    "cub200": "CUB_200_2011",
+    "scenes15": "scenes15",
+}
+DOWNLOADS = {  # checksum None: recorded at the first download; files: at least so many
+    "nature_12k": {
+        "url": "https://storage.googleapis.com/wandb_datasets/nature_12K.zip",
+        "checksum": None,
+        "files": 11_000,  # about 12,000
+    },
+    "caltech101": {
+        "url": "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+        "checksum": "3138e1922a9193bfa496528edbbc45d0",
+        "files": 9_144,
+        "inner": "caltech-101/101_ObjectCategories.tar.gz",
+    },
+    "cub200": {
+        "url": "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+        "checksum": "97eceeb196236b17998738112f37df78",
+        "files": 11_788,
+    },
+}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+TEST_SHARE = 0.2  # of each class, where a folder of images brings no test set
+PER_CLASS = 30  # training images of each class of Caltech-101 where the lists are absent
+
+Images = list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """List a data set's images; paths are relative to `folder`, labels index `classes`."""
+
+    name: str  # fit to be part of a file name
+    folder: Path
+    classes: list[str]  # sorted
+    train: Images
+    val: Images | None  # only where the data set itself brings one
+    test: Images
+    skipped: list[str]  # "path: reason" of everything listed or found but left out
+
+
+def find(dataset: str, data_root: str = "") -> Source:
+    """Find a data set's images, downloading or drawing them where they are absent.
+
+    `dataset` is a name of `helpers.config.DATASETS` or folder:PATH. Searched in this order:
+    `data_root`, the variable DATA_ROOT (both relative to the repository), data/, Kaggle's inputs.
+    Raises FileNotFoundError or ConnectionError where nothing is found, ValueError where a layout
+    cannot be read, each in one sentence.
+    """
+    if dataset.startswith("folder:"):
+        folder = _resolve(dataset.removeprefix("folder:"))
+        source = _read_folder(folder.name, folder)
+    elif dataset.startswith("tiny_"):
+        if not (DATA / dataset).is_dir():
+            from helpers.data.drawn.sets import draw
+
+            draw(dataset, DATA / dataset)
+        source = _read_folder(dataset, DATA / dataset)
+    elif dataset in FOLDERS:
+        folder = _search(dataset, data_root) or _fetch(dataset)
+        readers = {"caltech101": _read_caltech101, "cub200": _read_cub200}
+        source = readers.get(dataset, _read_folder)(dataset, folder)
+    else:
+        raise ValueError(
+            f"no data set is called '{dataset}': choose {', '.join(FOLDERS)}, "
+            f"tiny_nature, tiny_species or folder:PATH"
+        )
+    for split in ("train", "test"):
+        if not getattr(source, split):
+            raise ValueError(f"{source.folder} holds no {split} image of '{dataset}'")
+    return source
+
+
+# Finding
+
+
+def _resolve(path: str) -> Path:
+    """Return an existing folder given relative to the current folder or to the repository."""
+    for base in (Path.cwd(), ROOT):
+        folder = base / Path(path).expanduser()
+        if folder.is_dir():
+            return folder.resolve()
+    raise FileNotFoundError(f"there is no folder '{path}', neither in {Path.cwd()} nor in {ROOT}")
+
+
+def _search(dataset: str, data_root: str) -> Path | None:
+    """Return the data set's folder where some root has it a few levels down."""
+    roots = []
+    for name, value in (("data_root", data_root), ("DATA_ROOT", os.environ.get("DATA_ROOT"))):
+        if value:
+            root = ROOT / Path(value).expanduser()
+            if not root.is_dir():
+                raise FileNotFoundError(f"{name} names '{root}', and there is no such folder")
+            roots.append((root.resolve(), 2))
+    for root, depth in [*roots, (DATA, 2), (KAGGLE, 4)]:
+        if root.name == FOLDERS[dataset] and root.is_dir():
+            return root
+        for level in range(depth + 1):
+            for folder in sorted(root.glob("*/" * level + FOLDERS[dataset])):
+                if folder.is_dir() and not any(map(_is_hidden, folder.relative_to(root).parts)):
+                    return folder
+    return None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+# Listing
+
+
+def _read_folder(dataset: str, folder: Path) -> Source:
+    """Read train/CLASS, val/CLASS, test/CLASS, or just CLASS, which then gets a test share."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    skipped: list[str] = []
+    if "train" in names:
+        splits = {
+            name: _list_classes(folder, folder / name, skipped)
+            for name in ("train", "val", "test")
+            if name in names
+        }
+        skipped += [f"{name}/: neither train, val nor test" for name in names if name not in splits]
+    elif {"val", "test"} & set(names):
+        raise ValueError(f"{folder} has a val or test folder but no train folder")
+    else:
+        splits = {"train": _list_classes(folder, folder, skipped)}
+    if dataset == "nature_12k" and "test" not in splits:  # its val is the test set by custom
+        splits["test"] = splits.pop("val", {})
+    classes = sorted(splits["train"])
+    if len(classes) < 2:
+        raise ValueError(
+            f"{folder} has {len(classes)} class folder(s) with images: it needs at least two, "
+            f"by themselves or in train/"
+        )
+    for split, images in splits.items():
+        if unknown := sorted(set(images) - set(classes)):
+            raise ValueError(f"{folder / split} has images of '{unknown[0]}', train/ has none")
+    if "test" not in splits:
+        splits["train"], splits["test"] = _divide(
+            splits["train"], lambda count: count - max(1, round(TEST_SHARE * count))
+        )
+        count = sum(map(len, splits["test"].values()))
+        print(
+            f"{folder} brings no test set: {count} images, {TEST_SHARE:.0%} of each class, "
+            f"are kept for testing"
+        )
+    listed = {split: _label(images, classes) for split, images in splits.items()}
+    return Source(
+        dataset, folder, classes, listed["train"], listed.get("val"), listed["test"], skipped
+    )
+
+
+def _read_caltech101(dataset: str, folder: Path) -> Source:
+    """Read 101_ObjectCategories without its background class.
+
+    The split is that of train.txt and test.txt where both lie beside the folder or one level up,
+    else 30 training images a class and the rest for testing.
+    """
+    skipped: list[str] = []
+    found = _list_classes(folder, folder, skipped)
+    found.pop("BACKGROUND_Google", None)
+    skipped = [entry for entry in skipped if not entry.startswith("BACKGROUND_Google/")]
+    classes = sorted(found)
+    lists = [
+        place
+        for place in (folder.parent, folder.parent.parent)
+        if (place / "train.txt").is_file() and (place / "test.txt").is_file()
+    ]
+    if not lists:
+        train, test = _divide(found, lambda count: min(PER_CLASS, count - 1))
+        print(
+            f"no train.txt and test.txt beside {folder}: {PER_CLASS} images of each class are "
+            f"for training, the others for testing"
+        )
+        return Source(
+            dataset, folder, classes, _label(train, classes), None, _label(test, classes), skipped
+        )
+    images = {path for paths in found.values() for path in paths}
+    splits: dict[str, list[str]] = {"test": [], "train": []}
+    seen: set[str] = set()
+    for split in splits:  # test first: what both lists name stays a test image
+        for line in (lists[0] / f"{split}.txt").read_text(encoding="utf-8-sig").splitlines():
+            path = line.strip()
+            if not path or path.startswith("BACKGROUND_Google/"):
+                continue
+            if path not in images:
+                reason = "not an image" if (folder / path).is_file() else "listed but absent"
+                skipped.append(f"{path}: {reason} ({split}.txt)")
+            elif path in seen:
+                skipped.append(f"{path}: listed before ({split}.txt)")
+            else:
+                seen.add(path)
+                splits[split].append(path)
+    skipped += [f"{path}: in neither list" for path in sorted(images - seen)]
+    labels = {name: label for label, name in enumerate(classes)}
+    train, test = (
+        [(path, labels[path.split("/")[0]]) for path in splits[split]]
+        for split in ("train", "test")
+    )
+    return Source(dataset, folder, classes, train, None, test, skipped)
+
+
+def _read_cub200(dataset: str, folder: Path) -> Source:
+    """Read CUB-200-2011 by its own images.txt, image_class_labels.txt, train_test_split.txt."""
+
+    def table(name: str) -> dict[str, str]:
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        return dict(line.split(maxsplit=1) for line in lines if line.strip())
+
+    names = table("classes.txt")
+    labels, is_train = table("image_class_labels.txt"), table("train_test_split.txt")
+    classes = sorted(names.values())
+    train: Images = []
+    test: Images = []
+    skipped: list[str] = []
+    for image, path in table("images.txt").items():
+        path = f"images/{path.strip()}"
+        if not (folder / path).is_file():
+            skipped.append(f"{path}: listed but absent")
+            continue
+        label = classes.index(names[labels[image].strip()])
+        (train if is_train[image].strip() == "1" else test).append((path, label))
+    return Source(dataset, folder, classes, train, None, test, skipped)
+
+
+def _list_classes(folder: Path, parent: Path, skipped: list[str]) -> dict[str, list[str]]:
+    """Return the images below each class folder of `parent`; what is left out joins `skipped`."""
+    found: dict[str, list[str]] = {}
+    for entry in sorted(parent.iterdir()):
+        path = entry.relative_to(folder).as_posix()
+        if _is_hidden(entry.name):
+            skipped.append(f"{path}: hidden")
+        elif not entry.is_dir():
+            skipped.append(f"{path}: in no class folder")
+        else:
+            images = sorted(_walk(folder, entry, skipped))
+            if images:
+                found[entry.name] = images
+            else:
+                skipped.append(f"{path}/: class without images")
+    return found
+
+
+def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[str]:
+    """Yield the images at any depth below `top`, linked folders included."""
+    for place, folders, files in os.walk(top, followlinks=True):
+        path = Path(place).relative_to(folder).as_posix()
+        skipped += [f"{path}/{name}/: hidden" for name in sorted(folders) if _is_hidden(name)]
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in sorted(files):
+            if _is_hidden(name):
+                skipped.append(f"{path}/{name}: hidden")
+            elif Path(name).suffix.lower() not in SUFFIXES:
+                skipped.append(f"{path}/{name}: not an image")
+            else:
+                yield f"{path}/{name}"
+
+
+def _divide(found: dict[str, list[str]], keep: Callable[[int], int]) -> tuple[dict, dict]:
+    """Split each class in two, keep(count) images in the first part.
+
+    The order is that of a hash of the path: random, yet the same everywhere and for ever.
+    """
+    first, second = {}, {}
+    for name, paths in found.items():
+        mixed = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())
+        count = max(1, keep(len(paths)))
+        first[name], second[name] = sorted(mixed[:count]), sorted(mixed[count:])
+    return first, second
+
+
+def _label(found: dict[str, list[str]], classes: list[str]) -> Images:
+    return [(path, classes.index(name)) for name, paths in found.items() for path in paths]
+
+
+# Downloading
+
+
+def _fetch(dataset: str) -> Path:
+    """Download and unpack a data set into data/ and return its folder."""
+    name = FOLDERS[dataset]
+    if dataset not in DOWNLOADS:
+        raise FileNotFoundError(
+            f"'{dataset}' has no public download: put its folder, with "
+            f"train/CLASS and test/CLASS in it, at {DATA / name}"
+        )
+    entry = DOWNLOADS[dataset]
+    archive = DATA / entry["url"].rsplit("/", 1)[1]
+    download(entry["url"], archive, entry["checksum"])
+    unpack(archive, DATA / dataset, entry["files"], entry.get("inner"))
+    folder = _search(dataset, str(DATA))
+    if folder is None:
+        raise FileNotFoundError(f"{archive} holds no folder {name}, which '{dataset}' should be in")
+    return folder

@@ -1,0 +1,5 @@
+"""Vehicles in a video: detected, followed, judged by the rules of the road."""
+
+from helpers.detect.pipeline import process
+
+__all__ = ["process"]

@@ -1,0 +1,1 @@
+"""Drawn traffic: scenes and clips whose boxes, identities and events are known exactly."""

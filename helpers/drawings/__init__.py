@@ -1,1 +1,0 @@
-"""The drawn images' brushes and motifs; helpers.draw makes data sets of them."""

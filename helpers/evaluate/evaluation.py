@@ -1,0 +1,162 @@
+"""Measure a trained network on a validation or test set, and draw what was measured."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from helpers.config import Config
+from helpers.data.augment import normalize
+from helpers.data.batches import batches
+from helpers.data.images import ImageSet, Splits
+from helpers.models import rebuild
+from helpers.models.device import choose_device, choose_dtype
+from helpers.runs import Run, now
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hold what was measured on N images of C classes.
+
+    `probabilities` float32 (N, C); `labels`, `predicted` int64 (N,); `loss` is the mean
+    cross-entropy in nats; `accuracy`, `top5` and `interval` (Wilson, 95 %) go from 0 to 1.
+    """
+
+    loss: float
+    accuracy: float
+    interval: tuple[float, float]
+    top5: float
+    labels: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    classes: list[str]
+    paths: list[str]
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Count (C, C): row = true class, column = predicted class."""
+        counts = np.zeros((len(self.classes),) * 2, np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
+
+    def per_class(self) -> list[dict]:
+        """Return a row a class: images, recall (its accuracy), precision, commonest confusion."""
+        counts = self.confusion
+        rows = []
+        for index, name in enumerate(self.classes):
+            total, right = counts[index].sum(), counts[index, index]
+            wrong = counts[index].copy()
+            wrong[index] = 0
+            rows.append(
+                {
+                    "class": name,
+                    "images": int(total),
+                    "recall": right / total if total else float("nan"),
+                    "precision": right / max(counts[:, index].sum(), 1),
+                    "taken for": self.classes[wrong.argmax()] if wrong.any() else "",
+                }
+            )
+        return rows
+
+    def summary(self) -> dict:
+        """Return the figures for a run's metrics.json."""
+        return {
+            "images": len(self.labels),
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "top5": self.top5,
+        }
+
+    def rows(self, split: str) -> list[dict]:
+        """Return one row an image for a run's predictions.csv."""
+        return [
+            {
+                "split": split,
+                "path": path,
+                "label": self.classes[label],
+                "predicted": self.classes[predicted],
+                "confidence": round(float(probability[predicted]), 6),
+                "label_probability": round(float(probability[label]), 6),
+            }
+            for path, label, predicted, probability in zip(
+                self.paths, self.labels, self.predicted, self.probabilities, strict=True
+            )
+        ]
+
+
+def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.Tensor:
+    """Return the logits, float32 (N, C) on the CPU, of images that are never augmented.
+
+    The model is used in eval mode and left in the mode it was in.
+    """
+    device = next(model.parameters()).device
+    dtype = choose_dtype(config, device)
+    steps = -(-len(images) // config.batch_size)
+    chunks = np.array_split(np.arange(len(images)), steps) if steps else []
+
+    def prepare(pixels: torch.Tensor, _: int) -> torch.Tensor:
+        return normalize(pixels, model.mean, model.std, dtype)
+
+    was_training = model.training
+    model.eval()
+    logits = []
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
+            for pixels, _ in batches(images, chunks, device, prepare):
+                logits.append(model(pixels).float())
+    finally:
+        model.train(was_training)
+    return torch.cat(logits).cpu() if logits else torch.empty(0, len(images.classes))
+
+
+def evaluate(model: torch.nn.Module, images: ImageSet, config: Config) -> Evaluation:
+    """Measure a model on one set of images; every average is over images."""
+    if len(images) == 0:
+        raise ValueError("there are no images to evaluate on: this split is empty")
+    return measure(predict(model, images, config), images)
+
+
+def measure(logits: torch.Tensor, images: ImageSet) -> Evaluation:
+    """Measure logits, float32 (N, C), against the labels of the images that they are for."""
+    labels = torch.from_numpy(images.labels)
+    predicted = logits.argmax(1)
+    right = (predicted == labels).sum().item()
+    top5 = logits.topk(min(5, logits.shape[1]), 1).indices
+    return Evaluation(
+        loss=F.cross_entropy(logits, labels).item(),
+        accuracy=right / len(labels),
+        interval=wilson_interval(right, len(labels)),
+        top5=(top5 == labels[:, None]).any(1).float().mean().item(),
+        labels=images.labels,
+        predicted=predicted.numpy(),
+        probabilities=logits.softmax(1).numpy(),
+        classes=images.classes,
+        paths=images.paths,
+    )
+
+
+def open_test_set(run: Run, splits: Splits, model: torch.nn.Module | None = None) -> Evaluation:
+    """Open the test set for a finished run, and write into its folder that, when and what.
+
+    `metrics.json` gains `test` and `test_opened` (count, first and last time); `predictions.csv`
+    gains a row for each test image.
+    """
+    model = (model or rebuild(run)).to(choose_device())
+    result = evaluate(model, splits.test, run.config)
+    metrics = run.metrics
+    opened = metrics.get("test_opened", {"count": 0, "first": now()})
+    metrics["test"] = result.summary()
+    metrics["test_opened"] = {**opened, "count": opened["count"] + 1, "last": now()}
+    run.write_json("metrics.json", metrics)
+    run.write_predictions("test", result.rows("test"))
+    return result
+
+
+def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95 % interval of a share, for `right` of `total` (Wilson 1927)."""
+    share = right / total
+    center = (share + z * z / (2 * total)) / (1 + z * z / total)
+    spread = z / (1 + z * z / total) * (share * (1 - share) / total + (z / total / 2) ** 2) ** 0.5
+    return max(0.0, center - spread), min(1.0, center + spread)

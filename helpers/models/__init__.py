@@ -1,0 +1,59 @@
+"""Networks: the five-block CNN of the assignments, and every torchvision and timm classifier.
+
+Start with `build`; `freeze` chooses what is trained.
+"""
+
+import torch
+from torch import nn
+
+from helpers.config import Config, ConfigError
+from helpers.models import weights, zoo
+from helpers.models.five_blocks import FiveBlocks
+from helpers.models.freezing import freeze
+from helpers.models.heads import INITIALIZATIONS
+from helpers.runs import Run
+
+__all__ = ["build", "freeze", "rebuild"]
+
+
+def build(config: Config, num_classes: int) -> nn.Module:
+    """Build `config.model` for `num_classes`, with a new head drawn from `config.seed`.
+
+    `five_blocks` is the assignments' network; any other name is one of torchvision's classifiers,
+    or timm's where torchvision has not that name ("timm:NAME" for timm's in any case). The body
+    has `config.weights`: drawn from the seed too, ImageNet's, or those of a run's best epoch.
+    `model.head_name` says which module is the new head, `model.mean` and `model.std` how images are
+    normalised for it. Raises ConfigError for what is not known,
+    does not fit or has more than `config.max_parameters`, FileNotFoundError for missing weights.
+    """
+    torch.manual_seed(config.seed)
+    if config.model == "five_blocks":
+        model = FiveBlocks(config, num_classes)
+    else:
+        model = zoo.network(config, num_classes)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if config.max_parameters and total > config.max_parameters:
+        raise ConfigError(
+            f"{config.model} has {total:,} parameters, more than max_parameters = "
+            f"{config.max_parameters:,}: choose a smaller network or head"
+        )
+    if config.init != "default":
+        new = model if config.weights == "none" else model.get_submodule(model.head_name)
+        new.apply(INITIALIZATIONS[config.init])
+    if config.weights != "none":
+        weights.load(model, config)
+    model.mean, model.std = weights.normalization(config)
+    return model
+
+
+def rebuild(run: Run) -> nn.Module:
+    """Rebuild a run's network with the weights of its best epoch, in eval mode."""
+    checkpoint = run.read_checkpoint("best.pt")
+    config = run.config.replace(weights="none")  # all weights are in the checkpoint
+    model = build(config, len(checkpoint["classes"]))
+    model.load_state_dict(checkpoint["model"])
+    if "mean" in checkpoint:
+        model.mean, model.std = checkpoint["mean"], checkpoint["std"]
+    else:  # written before checkpoints had them
+        model.mean, model.std = weights.normalization(run.config)
+    return model.eval()

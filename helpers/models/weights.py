@@ -1,0 +1,182 @@
+"""Pretrained weights: ImageNet's from torchvision or timm, or those of a run.
+
+Only tensors and plain values are read: nothing in a file of weights is executed.
+"""
+
+import pickle
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from helpers import ROOT
+from helpers.config import Config, ConfigError, did_you_mean
+from helpers.models.zoo import find, published_input
+
+BY_HAND = ROOT / "data" / "weights"  # files put here are used before anything is downloaded
+
+# Per-channel mean and standard deviation of pixels scaled to 0..1.
+NORMALIZATIONS = {
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def normalization(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the (mean, standard deviation) that a configuration's network expects.
+
+    "auto" is what its weights were trained with: the published ones' own, a run's own, else half.
+    """
+    if config.normalization != "auto":
+        return NORMALIZATIONS[config.normalization]
+    if config.weights == "none":
+        return NORMALIZATIONS["half"]
+    if config.weights == "imagenet":
+        published = published_input(config.model)
+        return published.mean, published.std
+    checkpoint = read_checkpoint(config)
+    if "mean" in checkpoint:
+        return checkpoint["mean"], checkpoint["std"]
+    return normalization(Config(**checkpoint["config"]))
+
+
+def load(model: nn.Module, config: Config) -> None:
+    """Load ImageNet's weights, or those of a run, into everything but the new head."""
+    if config.weights == "imagenet":
+        if config.model == "five_blocks":
+            raise ConfigError(
+                "nobody publishes ImageNet weights of five_blocks: give a run's name as weights"
+            )
+        state, where = _imagenet(config), "ImageNet's weights"
+    else:
+        checkpoint = read_checkpoint(config)
+        _compare(Config(**checkpoint["config"]), config)
+        state, where = checkpoint["model"], f"weights '{config.weights}'"
+    head = model.head_name + "."
+    own = model.state_dict().items()
+    body = {name: tensor for name, tensor in own if not name.startswith(head)}
+    loaded = {}
+    for name, tensor in body.items():
+        if name not in state and name.endswith("num_batches_tracked"):  # older files lack it
+            loaded[name] = tensor
+            continue
+        if name not in state or state[name].shape != tensor.shape:
+            there = tuple(state[name].shape) if name in state else "missing"
+            raise ConfigError(
+                f"{where} do not fit {config.model} with these parameters: {name} is {there} "
+                f"there and {tuple(tensor.shape)} here; head='dense' makes all dense layers new"
+            )
+        loaded[name] = state[name]
+    model.load_state_dict(loaded, strict=False)
+
+
+def _compare(source: Config, config: Config) -> None:
+    """Stop where a run's network is another one, in what the shapes of its weights need not say."""
+    if source.model != config.model:
+        raise ConfigError(
+            f"weights '{config.weights}' are those of {source.model}, not of {config.model}"
+        )
+    if config.model != "five_blocks":
+        return
+    new_dense = "; head='dense' makes all dense layers new"
+    fields = dict.fromkeys(("padding", "conv_bias", "activation", "batch_norm"), "")
+    fields |= {"norm_after_pool": "", "filter_list": "", "kernel_list": ""}
+    if config.head == "linear":
+        fields |= {"dense_list": new_dense, "pooling": new_dense, "head_norm": new_dense}
+        if config.pooling == "flatten":
+            fields["image_size"] = new_dense
+    for name, way_out in fields.items():
+        there, here = getattr(source, name), getattr(config, name)
+        if there != here:
+            raise ConfigError(
+                f"weights '{config.weights}' were trained with {name.removesuffix('_list')} "
+                f"{there}, not {here}{way_out}"
+            )
+
+
+def find_checkpoint(config: Config) -> Path:
+    """Return the path of the checkpoint that `config.weights` names; raises FileNotFoundError."""
+    runs_root = ROOT / config.runs_root
+    for path in (runs_root / config.weights / "best.pt", ROOT / "runs" / config.weights / "best.pt",
+                 ROOT / config.weights, ROOT / config.weights / "best.pt"):  # fmt: skip
+        if path.is_file():
+            return path
+    runs = sorted(path.parent.name for path in runs_root.glob("*/best.pt"))
+    hint = did_you_mean(config.weights, runs)
+    raise FileNotFoundError(
+        f"weights '{config.weights}' are no run in {config.runs_root}/ and no file{hint}; "
+        f"possible are none, imagenet, a run's name, or the path of a run's best.pt"
+    )
+
+
+def read_checkpoint(config: Config) -> dict:
+    """Read the checkpoint that `config.weights` names; nothing in the file is executed."""
+    path = find_checkpoint(config)
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> dict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = "is damaged or another kind of file"
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            reason = "holds more than tensors and plain values, which could be code"
+        raise ConfigError(
+            f"{path} {reason}, so nothing of it was loaded: weights must be a run's best.pt"
+        ) from None
+    if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
+        raise ConfigError(
+            f"{path} is no checkpoint of a run (it has no model, config and classes): weights "
+            f"must be a run's best.pt"
+        )
+    return content
+
+
+def _imagenet(config: Config) -> dict:
+    """Download (once) and read the ImageNet weights of a classifier."""
+    library, name = find(config.model)
+    if library == "timm":
+        return _timm_weights(name)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    file = weights.url.rpartition("/")[2]
+    folder = BY_HAND if (BY_HAND / file).exists() else None  # None: torch.hub's own
+    try:
+        state = weights.get_state_dict(
+            model_dir=folder, progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise _not_there(name, file, weights.url, error) from None
+    if name.startswith("densenet"):  # its file has names of an older release
+        state = {re.sub(r"(norm|conv)\.([12])\.", r"\1\2.", key): state[key] for key in state}
+    if name.startswith("vit_"):
+        patch = state["conv_proj.weight"].shape[-1]
+        state = interpolate_embeddings(config.image_size, patch, state)
+    return state
+
+
+def _timm_weights(name: str) -> dict:
+    import timm
+
+    file = f"{name}.safetensors"
+    by_hand = {"file": str(BY_HAND / file)} if (BY_HAND / file).exists() else None
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=by_hand).state_dict()
+    except Exception as error:  # its hub raises whatever its connection raises
+        where = timm.get_pretrained_cfg(name).hf_hub_id or "timm's releases"
+        raise _not_there(name, file, f"model.safetensors of {where}", error) from None
+
+
+def _not_there(name: str, file: str, source: str, error: Exception) -> FileNotFoundError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return FileNotFoundError(
+        f"the ImageNet weights of {name} could not be had ({reason}): put {file} ({source}) into "
+        f"data/weights/ by hand, or use a run's name as weights, which needs no network"
+    )

@@ -1,0 +1,231 @@
+"""The executions of reports' rows: which notebooks with which parameters, and how far they got.
+
+Start with `plan`. A row runs as its report states it or, with changes, on other data or with other
+parameters; its status then says which.
+"""
+
+import json
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from helpers import ROOT, models
+from helpers.config import DATASETS, Config, ConfigError, did_you_mean
+from helpers.count.layers import without_weights
+from helpers.report import rows
+from helpers.report.rows import SWEEPING, TRAINING, ExperimentError, Row
+from helpers.runs import Run, now, write_atomically
+
+EMBEDDED = ("tiny_nature", "tiny_species")
+TESTING = "04_test_grid"
+NETWORK = ("model", "head", "pooling", "padding", "kernel_size")  # decide the smallest image
+
+
+@dataclass
+class Execution:
+    """Hold one papermill run of a row, or two where the test set is opened afterwards."""
+
+    row: Row
+    name: str
+    folder: Path  # below runs/batch
+    run: Run  # where the row's results go
+    steps: list[tuple[str, dict]]  # notebook, parameters
+    changes: str  # what differs from the report; "": nothing
+    sweep: dict | None = None  # the changed sweep file
+    step: int = 0
+    attempt: int = 1
+    started: float = 0.0  # of the execution, monotonic
+    seconds: float = 0.0
+    process: subprocess.Popen | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.folder.parent.name} {self.name}"
+
+    @property
+    def status(self) -> dict:
+        with suppress(FileNotFoundError):
+            return json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
+        return {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the same steps have ended well, and what they made is still there."""
+        status = self.status
+        if status.get("state") != "finished" or status["steps"] != self._described:
+            return False
+        if self.row.counts:
+            return (self.run.folder / "counts.json").exists()
+        return self.row.notebook not in TRAINING or self.run.finished
+
+    @property
+    def _described(self) -> list:
+        return json.loads(json.dumps([*self.steps, *([self.sweep] if self.sweep else [])]))
+
+    def paths(self, step: int) -> tuple[Path, Path]:
+        """Return a step's file of parameters and its executed notebook."""
+        names = (("parameters.yaml", "notebook.ipynb"), ("test.yaml", "test.ipynb"))[step]
+        return self.folder / names[0], self.folder / names[1]
+
+    def command(self, step: int) -> list[str]:
+        """Return papermill's command without the interpreter, for the repository's folder."""
+        parameters, output = self.paths(step)
+        source = rows.NOTEBOOKS / f"{self.steps[step][0]}.ipynb"
+        files = [_from(ROOT, path) for path in (source, output, parameters, source.parent)]
+        return ["-m", "papermill", *files[:2], "-f", files[2], "--cwd", files[3],
+                "--kernel", "python3", "--no-progress-bar"]  # fmt: skip
+
+    def write_parameters(self) -> None:
+        """Write the files that `command` reads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = {self.paths(step)[0]: given for step, (_, given) in enumerate(self.steps)}
+        if self.sweep:
+            files[Path(self.steps[0][1]["sweep"])] = self.sweep
+        for path, content in files.items():
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            write_atomically(path, text.encode())
+
+    def set_status(self, state: str, **more) -> None:
+        """Write status.json; `state` is running, finished, failed or interrupted."""
+        changes = {"changes": self.changes} if self.changes else {}
+        seconds = round(self.seconds, 1)
+        status = {"state": state, "time": now(), "seconds": seconds, **changes, **more}
+        text = json.dumps({**status, "steps": self._described}, indent=1) + "\n"
+        write_atomically(self.folder / "status.json", text.encode())
+
+
+def plan(
+    rows: list[Row], dataset: str = "", changes: dict | None = None, runs_root: str = "runs"
+) -> list[Execution]:
+    """List the executions of rows; raises ExperimentError before anything is written.
+
+    `dataset` replaces the rows' own, `changes` their other parameters where they have them; rows
+    that count stay as they are. With an embedded data set, images are as small as the network
+    takes and no weights are downloaded.
+    """
+    changes = changes or {}
+    known = {*Config.model_fields, *(n for r in rows for n in _parameters(r))}
+    for name in changes:
+        if name not in known:
+            raise ExperimentError(f"--set: unknown parameter '{name}'{did_you_mean(name, known)}")
+    if dataset and dataset not in DATASETS and not dataset.startswith("folder:"):
+        hint = did_you_mean(dataset, DATASETS)
+        raise ExperimentError(f"--dataset: '{dataset}' is not known{hint}")
+    executions = []
+    for row in rows:
+        for name, parameters in row.points.items():
+            try:
+                executions.append(_plan_one(row, name, parameters, dataset, changes, runs_root))
+            except ConfigError as error:
+                raise ExperimentError(f"{row.report} {name}: {error}") from None
+    return executions
+
+
+def _from(folder: Path, path: Path) -> str:
+    """Write a path from a folder on where it is in it, else as it is."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _parameters(row: Row) -> dict[str, str]:
+    return rows.notebook_parameters(row.notebook)
+
+
+def _plan_one(
+    row: Row, name: str, parameters: dict, dataset: str, changes: dict, runs_root: str
+) -> Execution:
+    stays = row.counts or "dataset" not in _parameters(row)
+    report = rows.folder_of(row.report, "" if stays else Path(dataset).name)
+    run = Run(ROOT / runs_root / report / name)
+    folder = ROOT / runs_root / "batch" / report / name
+    remarks: list[str] = []
+    sweep = None
+    if not stays:
+        parameters, sweep, remarks = _change(row, parameters, dataset, changes)
+    if sweep:
+        parameters["sweep"] = str(folder / Path(parameters["sweep"]).name)
+    if row.notebook == SWEEPING:
+        parameters = {**parameters, "runs_root": f"{runs_root}/{report}"}
+    elif "name" in _parameters(row):
+        parameters = {**parameters, "name": name, "runs_root": f"{runs_root}/{report}"}
+    if row.notebook in TRAINING:
+        config = rows.config_of(row, parameters)
+        _check_run(run, config)
+        # A row is Config's defaults and what it says, whatever defaults the notebook has.
+        shown = {n: v for n, v in config.model_dump().items() if n in _parameters(row)}
+        parameters = {**shown, **parameters}
+    steps = [(row.notebook, parameters)]
+    if row.test:
+        steps.append((TESTING, {"run": _from(ROOT / "runs", run.folder)}))
+    return Execution(row, name, folder, run, steps, "; ".join(remarks), sweep)
+
+
+def _change(
+    row: Row, parameters: dict, dataset: str, changes: dict
+) -> tuple[dict, dict | None, list[str]]:
+    """Return changed parameters, a sweep's changed file, and what was changed in words."""
+    remarks = [f"{dataset}, not the report's data"] if dataset else []
+    if row.notebook == SWEEPING:
+        content = yaml.safe_load((ROOT / parameters["sweep"]).read_text(encoding="utf-8"))
+        given = content["parameters"]
+        old = {name: entry["value"] for name, entry in given.items() if "value" in entry}
+        widest = {n: max(e["values"]) for n, e in given.items() if n == "kernel_size"}
+        new = _adapt({**old, **widest}, dataset, changes)
+        new = {name: value for name, value in new.items() if name not in widest}
+        content["parameters"] = {**given, **{name: {"value": v} for name, v in new.items()}}
+        result = dict(parameters), (content if new != old else None)
+    elif row.notebook in TRAINING:
+        old, new = parameters, _adapt(parameters, dataset, changes)
+        result = new, None
+    else:
+        own = {**changes, **({"dataset": dataset} if dataset else {})}
+        old, new = (
+            parameters,
+            {**parameters, **{n: v for n, v in own.items() if n in _parameters(row)}},
+        )
+        result = new, None
+    different = [n for n in {**old, **new} if old.get(n) != new.get(n) and n != "dataset"]
+    return *result, remarks + [f"{name} {new.get(name)}" for name in different]
+
+
+def _adapt(parameters: dict, dataset: str, changes: dict) -> dict:
+    """Put another data set and other values into a training's parameters."""
+    new = {**parameters, **({"dataset": dataset} if dataset else {})}
+    if dataset in EMBEDDED:
+        if new.get("weights") == "imagenet":
+            new["weights"] = "none"
+        new.pop("start_image_size", None)
+        if "image_size" not in changes:
+            network = {name: new[name] for name in NETWORK if name in new}
+            new["image_size"] = _smallest_image_size(json.dumps(network))
+    new |= changes
+    if "epochs" in changes and new.get("stages"):
+        new["stages"] = [{**stage, "epochs": changes["epochs"]} for stage in new["stages"]]
+    return new
+
+
+@cache
+def _smallest_image_size(network: str) -> int:
+    """Return 32 pixels, or the smallest multiple of 32 that a network (JSON of fields) takes."""
+    for size in range(32, 512, 32):
+        try:
+            with without_weights():
+                models.build(Config(**json.loads(network), image_size=size), 10)
+            return size
+        except ConfigError as error:
+            problem = error
+    raise problem
+
+
+def _check_run(run: Run, config: Config) -> None:
+    """Stop where a run's folder holds one with other parameters: it may have taken hours."""
+    if (run.folder / "config.json").exists() and run.config.id != config.id:
+        old, new = run.config.model_dump(), config.model_dump()
+        changed = [f"{n} {v!r} -> {new[n]!r}" for n, v in old.items() if v != new[n]]
+        raise ConfigError(
+            f"{run.folder} holds a run with other parameters ({', '.join(changed[:3])}): "
+            f"delete it, or give another --runs-root"
+        )

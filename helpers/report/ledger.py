@@ -1,0 +1,179 @@
+"""The ledger: what the reports state beside what was measured here, with a verdict by fixed rules.
+
+The rules:
+
+- A count (parameters, trainable, MACs) is *equal*, or *wrong in the report* where the row says why
+  and our count is the right value, else *differs*.
+- An accuracy is *reproduced* when the stated value lies within the mean ± 2 standard deviations of
+  at least three runs, or within 2 points of the mean; otherwise it is *better* or *worse*.
+- Losses, epochs and numbers of runs are shown and not judged: reports average losses differently,
+  and the others are chosen, not measured.
+- A run on other data than the report's, or with other parameters, is never judged.
+- A row without a finished run is *not run*, with the reason if it failed and the command to run it.
+- Rows of our own, beside a report's, have nothing stated and are shown.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helpers import ROOT
+from helpers.report.rows import TRAINING, Row, counts_of, load_all, runs_of
+from helpers.runs import Run
+
+POINTS = 2.0  # percentage points
+COUNTS = ("parameters", "trainable")
+OWN = ("val_accuracy", "test_accuracy", "epochs", "parameters")  # shown of rows of our own
+NOT_JUDGED = "shown"
+GOOD, BAD = ("equal", "reproduced", "better"), ("worse", "differs", "wrong in the report")
+NUMBERS = ("stated", "measured", "std", "runs", "difference")
+COLUMNS = ("report", "row", "measure", *NUMBERS, "verdict", "remark")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Hold one stated figure and its measurement; accuracies in percent."""
+
+    report: str
+    row: str
+    measure: str
+    stated: float | None  # None: a row of our own
+    values: tuple[float, ...]  # one a run; one for a count; empty: not run
+    verdict: str
+    remark: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.mean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Return the sample standard deviation of two runs or more."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def cells(self) -> dict[str, str]:
+        """Return the entry as text by column."""
+        digits = 2 if "accuracy" in self.measure else 4 if "loss" in self.measure else 0
+        mean, std, stated = self.mean, self.std, self.stated
+        difference = None if mean is None or stated is None else mean - stated
+        return {
+            "report": self.report,
+            "row": self.row,
+            "measure": self.measure.replace("_", " "),
+            "stated": _number(stated, digits),
+            "measured": _number(mean, digits),
+            "std": _number(std, digits) if digits else "",
+            "runs": str(len(self.values)) if self.values else "",
+            "difference": _number(difference, digits, "+"),
+            "verdict": self.verdict,
+            "remark": self.remark,
+        }
+
+
+def judge(
+    measure: str, stated: float | None, values: tuple[float, ...], right: float | None = None
+) -> str:
+    """Return the verdict on one figure; `right` is the true value where the report is wrong."""
+    if not values:
+        return "not run"
+    if stated is None:
+        return NOT_JUDGED
+    mean = statistics.mean(values)
+    if "accuracy" in measure:
+        spread = 2 * statistics.stdev(values) if len(values) >= 3 else 0.0
+        if abs(mean - stated) <= max(POINTS, spread):
+            return "reproduced"
+        return "better" if mean > stated else "worse"
+    if "loss" in measure or measure in ("epochs", "images", "runs"):
+        return NOT_JUDGED
+    if mean == stated:
+        return "equal"
+    return "wrong in the report" if right is not None and mean == right else "differs"
+
+
+def measure_of(run: Run, measure: str) -> float | None:
+    """Return what a run measured, in a report's unit, or None where it did not measure it."""
+    metrics = run.metrics
+    if measure in COUNTS:
+        return metrics["params" if measure == "parameters" else "trainable"]
+    if measure == "epochs":
+        return metrics["epochs"]
+    split, _, figure = measure.partition("_")
+    value = metrics.get(split, {}).get(figure)
+    return 100 * value if value is not None and figure == "accuracy" else value
+
+
+def ledger(runs_root: str = "runs") -> list[Entry]:
+    """Return an entry for each figure that the five reports state, and for our own that ran."""
+    return [entry for row in load_all() for entry in entries_of(row, runs_root)]
+
+
+def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Entry]:
+    """Return an entry for each stated figure of a row; on other data they are not judged."""
+    counts = counts_of(row, runs_root) if row.counts else None
+    runs = [] if row.counts else runs_of(row, dataset, runs_root)
+    own = {} if row.notebook not in TRAINING else dict.fromkeys(OWN)
+    found = []
+    for measure, stated in (row.stated or own).items():
+        if row.counts:
+            values = () if counts is None else (counts[measure],)
+        elif measure == "runs":
+            values = (len(runs),) if runs else ()
+        elif row.notebook == "03_sweep":  # the best of its runs
+            every = [measure_of(run, measure) for run in runs]
+            values = (max(v for v in every if v is not None),) if any(every) else ()
+        else:
+            every = (measure_of(run, measure) for run in runs)
+            values = tuple(value for value in every if value is not None)
+        if stated is None and not values:
+            continue
+        wrong = row.wrong.get(measure, {})
+        verdict = judge(measure, stated, values, wrong.get("right"))
+        remark = wrong.get("why", "")
+        if dataset and values:
+            verdict, remark = NOT_JUDGED, f"on {dataset}, not the report's data"
+        elif verdict == "not run":
+            file = f"experiments/{row.report.lower()}.yaml"
+            remark = f"python -m helpers.report.batch {file} --rows {row.name}"
+            reason = reason_of(row, runs_root)
+            remark = f"failed: {reason}; {remark}" if reason else remark
+        found.append(Entry(row.report, row.name, measure, stated, values, verdict, remark))
+    return found
+
+
+def reason_of(row: Row, runs_root: str = "runs") -> str:
+    """Return why the last batch failed to run a row; "" where it did not fail."""
+    for name in row.points:
+        path = ROOT / runs_root / "batch" / row.report / name / "status.json"
+        status = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if status.get("state") == "failed":
+            return status["reason"]
+    return ""
+
+
+def to_csv(entries: list[Entry]) -> str:
+    """Return the ledger as CSV, a line a figure, numbers without thousands separators."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for entry in entries:
+        cells = entry.cells()
+        writer.writerow(cells | {name: cells[name].replace(",", "") for name in NUMBERS})
+    return text.getvalue()
+
+
+def to_markdown(entries: list[Entry], columns: Sequence[str] = COLUMNS) -> str:
+    """Return the ledger as a Markdown table, numbers to the right."""
+    lines = [" | ".join(columns)]
+    lines.append(" | ".join("---:" if name in NUMBERS else "---" for name in columns))
+    for entry in entries:
+        cells = entry.cells()
+        lines.append(" | ".join(cells[name].replace("|", r"\|") for name in columns))
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign},.{digits}f}"

@@ -1,0 +1,272 @@
+"""The queue of a sweep on an Optuna storage: each slot is run once, however many workers die.
+
+A slot is a point of a grid or one of the `run_cap` runs of a search. A trial is one try at it:
+COMPLETE or PRUNED (ended early) when it is done, FAIL with a reason when it can never be done, FAIL
+without a reason when its worker died; then the slot is put into the queue again.
+"""
+
+import json
+import os
+import socket
+import time
+import warnings
+import zlib
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import optuna
+import psutil
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from helpers.config import Config, ConfigError
+from helpers.sweep.file import Definition
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+MOST_TRIES = 5  # of a slot whose workers die
+MOST_DRAWS = 30  # for a point that was not tried before
+REPEATED = "repeated"
+SILENCE = 1800  # seconds without an epoch after which another machine's worker counts as dead
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def open_study(definition: Definition, config: Config, storage: str) -> optuna.Study:
+    """Open or make the sweep's study in a journal file, or in a database by its URL.
+
+    Raises ConfigError in one sentence when the storage cannot be reached, or holds another sweep
+    of this name.
+    """
+    try:
+        if "://" not in storage:
+            backend = optuna.storages.JournalStorage(_journal(Path(storage)))
+            others = set(optuna.get_all_study_names(backend)) - {definition.name}
+            if others:
+                raise ValueError(f"it is the queue of another sweep, {others.pop()}")
+        elif storage.startswith("sqlite"):
+            raise ValueError("SQLite does not bear several workers; use a journal file")
+        else:
+            backend = optuna.storages.RDBStorage(storage)
+        if definition.name in optuna.get_all_study_names(backend):
+            study = optuna.load_study(study_name=definition.name, storage=backend)
+        else:
+            study = optuna.create_study(
+                study_name=definition.name,
+                storage=backend,
+                direction=definition.goal,
+                load_if_exists=True,  # another machine may have been quicker
+            )
+    except Exception as error:  # each database has its own
+        place = storage.split("@")[-1]  # without the password
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        if isinstance(error, ImportError):
+            reason = 'its driver is missing: pip install "psycopg[binary]", for postgresql+psycopg://'
+        raise ConfigError(f"storage {place} cannot be used: {reason}") from None
+    kept = config.model_dump(exclude={"name", "runs_root", "tracking", "data_root"})
+    keys = ("method", "metric", "early_terminate", "parameters")
+    content = {**{key: definition.content.get(key) for key in keys}, **kept}
+    known = study.user_attrs.get("sweep")
+    if known is None:
+        study.set_user_attr("sweep", content)
+    elif changed := [key for key in content if known.get(key) != content[key]]:
+        raise ConfigError(
+            f"storage {storage.split('@')[-1]} holds another sweep named {definition.name}, with "
+            f"other {', '.join(changed[:3])}: rename the sweep file, or remove that storage"
+        )
+    return study
+
+
+def _journal(path: Path) -> JournalFileBackend:
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            json.loads(file.readline())  # not a journal? then nothing is written
+    lock = _FileLock(path) if fcntl else JournalFileSymlinkLock(str(path))
+    return JournalFileBackend(str(path), lock)
+
+
+class _FileLock:
+    """Lock a journal so that a killed worker's lock is free at once (Optuna's own: in 30 s)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = None
+
+    def acquire(self) -> bool:
+        self.file = self.path.open("r+b")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        content_end = self.file.seek(0, os.SEEK_END)
+        if content_end:  # a writer that died in the middle of a line
+            self.file.seek(content_end - 1)
+            if self.file.read(1) != b"\n":
+                self.file.seek(0)
+                self.file.truncate(self.file.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self.file.close()
+
+
+def fill(study: optuna.Study, points: list[dict]) -> None:
+    """Put every slot into the queue that is not there, not running and not done.
+
+    A slot that was tried before is tried again with the same parameters.
+    """
+    tries = slots(study)
+    for slot, point in enumerate(points):
+        before = tries.get(slot, [])
+        if not any(_counts(trial) for trial in before) and not is_given_up(before):
+            again = before and REPEATED not in before[-1].user_attrs
+            parameters = point | (before[-1].params if again else {})
+            study.enqueue_trial(parameters, user_attrs={"slot": slot})
+
+
+def list_points(definition: Definition, config: Config) -> list[dict]:
+    """List what is known of each slot's parameters: all, but for a Bayesian search nothing."""
+    if definition.method == "grid":
+        return [{k: json.dumps(v) for k, v in point.items()} for point in definition.grid()]
+    if definition.method == "bayes":
+        return [{} for _ in range(definition.run_cap)]
+    seed = _mix(config.seed, zlib.crc32(definition.name.encode()))  # other sweeps, other points
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    points = []
+    for _ in range(definition.run_cap):
+        trial = drawn.ask()
+        for parameter in definition.parameters:
+            parameter.suggest(trial)
+        points.append(trial.params)
+    return points
+
+
+def slots(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
+    """Return the trials of each slot, oldest first."""
+    found: dict[int, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if "slot" in trial.user_attrs:
+            found.setdefault(trial.user_attrs["slot"], []).append(trial)
+    return found
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL or "reason" in trial.user_attrs
+
+
+def is_given_up(tries: list[FrozenTrial]) -> bool:
+    """Say whether a slot's workers died so often that it is left alone."""
+    innocent = {"interrupted", REPEATED}
+    died = [t for t in tries if not _counts(t) and not innocent & t.user_attrs.keys()]
+    return len(died) >= MOST_TRIES
+
+
+def is_target_reached(study: optuna.Study, definition: Definition) -> bool:
+    """Say whether any run has reached the metric's target."""
+    trials = study.get_trials(deepcopy=False)
+    return any(definition.reached(v) for t in trials for v in t.intermediate_values.values())
+
+
+def claim(
+    study: optuna.Study, definition: Definition, config: Config, worker: int
+) -> Trial | None:
+    """Take the next trial from the queue for this process; None when the queue is empty.
+
+    Its parameters are those of its slot, or those that a Bayesian search suggests. A point that
+    was tried before would only give the same result: then less is demanded of the next suggestion,
+    at last nothing, unless there seems to be no other point.
+    """
+    draws = 0
+    while waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        begun = len(study.get_trials(deepcopy=False)) - len(waiting)
+        seed = _mix(config.seed, worker, begun)
+        study.sampler = (
+            optuna.samplers.RandomSampler(seed)
+            if draws > MOST_DRAWS // 3
+            else optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=8,
+                n_ei_candidates=3 if draws else 24,
+                multivariate=True,
+                constant_liar=True,
+            )
+        )
+        trial = study.ask()
+        if not _is_ours(study, trial):
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        for parameter in definition.parameters:
+            parameter.suggest(trial)
+        if definition.method == "bayes" and draws < MOST_DRAWS and _was_tried(study, trial):
+            draws += 1
+            slot = trial.user_attrs["slot"]
+            trial.set_user_attr(REPEATED, True)
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial({}, user_attrs={"slot": slot})
+            continue
+        trial.set_user_attr("seen", time.time())
+        trial.set_user_attr("worker", _this_process())
+        return trial
+    return None
+
+
+def _was_tried(study: optuna.Study, trial: Trial) -> bool:
+    others = (t for tries in slots(study).values() for t in tries if t.number != trial.number)
+    slot = trial.user_attrs["slot"]
+    return any(_counts(t) and t.params == trial.params and t.user_attrs["slot"] != slot
+               for t in others)  # fmt: skip
+
+
+def _is_ours(study: optuna.Study, trial: Trial) -> bool:
+    """Turn down what two machines put into the queue twice, or took from its end together."""
+    slot = trial.user_attrs.get("slot")
+    if slot is None:
+        return False
+    return not any(_counts(t) and t.number < trial.number for t in slots(study)[slot])
+
+
+def give_back(study: optuna.Study) -> bool:
+    """End the trials whose workers died; `fill` then puts their slots into the queue again.
+
+    Returns whether a trial is left that was taken from the queue this moment, by nobody known.
+    """
+    unknown = False
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        alive = _is_alive(trial)
+        unknown |= alive is None
+        if alive is False:
+            with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                study.tell(trial.number, state=TrialState.FAIL)
+    return unknown
+
+
+def _is_alive(trial: FrozenTrial) -> bool | None:
+    worker = trial.user_attrs.get("worker")
+    if worker is None:  # taken this moment, or the worker died in that moment
+        age = abs((datetime.now() - trial.datetime_start).total_seconds())
+        return None if age < 10 else False
+    if worker["host"] != socket.gethostname():
+        return time.time() - trial.user_attrs["seen"] < SILENCE
+    with suppress(psutil.Error):
+        process = psutil.Process(worker["pid"])
+        return (
+            process.create_time() == worker["started"] and process.status() != psutil.STATUS_ZOMBIE
+        )
+    return False
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _this_process() -> dict:
+    process = psutil.Process()
+    return {
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "started": process.create_time(),
+    }

@@ -1,0 +1,307 @@
+"""Sweeps: many runs from one file in wandb's own YAML, offline by Optuna or online by wandb.
+
+    python -m helpers.sweep sweeps/tiny.yaml [--workers 2] [--dry-run] [--storage PATH]
+
+Each run is an ordinary run folder below runs/sweeps/NAME; all else reads those. A sweep that was
+stopped at any moment continues; the test set takes no part in it.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import yaml
+from optuna.trial import TrialState
+from tqdm.auto import tqdm
+
+from helpers import ROOT, data, models
+from helpers.config import Config, ConfigError
+from helpers.runs import Run, find_runs, write_atomically
+from helpers.sweep import queue
+from helpers.sweep.file import Definition, read_sweep
+from helpers.sweep.worker import Trainer, best_value, work
+from helpers.train.loop import TrainingDiverged, fit
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Hold a sweep's outcome: its finished runs in the order of its queue, and why others failed.
+
+    Runs that other machines trained are in their folders, not here.
+    """
+
+    definition: Definition
+    folder: Path
+    runs: list[Run]
+    failed: dict[str, str]  # parameters: reason
+
+    @property
+    def best(self) -> Run:
+        """The run with the best value of the sweep's metric in any epoch."""
+        return min(self.runs, key=lambda run: self.definition.sign * self.value(run))
+
+    def value(self, run: Run) -> float:
+        """Return a run's best value of the sweep's metric."""
+        return best_value([row[self.definition.metric] for row in run.history], self.definition)
+
+
+def run(
+    sweep_file: Path | str,
+    config: Config | None = None,
+    storage: str | None = None,
+    workers: int = 1,
+    budget: float | None = None,
+) -> Sweep:
+    """Run a sweep to its end, or what is left of it, and return its runs.
+
+    `config` holds all parameters that the file leaves open; its `runs_root` is where the sweep's
+    folder sweeps/NAME goes (NAME is the file's). `storage` is the path of a journal file (by
+    default in that folder) or the URL of a PostgreSQL database that several machines share
+    (postgresql+psycopg://USER@HOST/NAME, with `pip install "psycopg[binary]"`).
+    `workers` is the number of processes on this machine; 1 trains in this one. After `budget`
+    minutes no new run starts. With `config.tracking` "online" wandb decides on the runs, and
+    `storage` may name one of its sweeps to join.
+    Raises ConfigError or FileNotFoundError in one sentence before anything is changed.
+    """
+    config = config or Config()
+    definition = read_sweep(sweep_file, config)
+    folder = ROOT / config.runs_root / "sweeps" / definition.name
+    if workers < 1:
+        raise ConfigError(f"workers = {workers} should be at least 1")
+    if budget is not None and not budget > 0:
+        raise ConfigError(f"budget = {budget} should be more than 0 minutes")
+    if config.tracking == "online":
+        _run_online(definition, config, storage, workers)
+        return Sweep(definition, folder, _runs(folder), {})
+    if storage is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        storage = str(folder / "journal.log")
+    elif "://" not in storage:
+        storage = str(ROOT / storage)
+    study = queue.open_study(definition, config, storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / f"{definition.name}.yaml"
+    write_atomically(copy, (ROOT / sweep_file).read_bytes())
+    until = time.time() + 60 * budget if budget else math.inf
+    with tqdm(unit="run", desc=definition.name, disable=None) as bar:
+        if workers == 1:
+            _run_here(study, Trainer(definition, config), until, bar)
+        else:
+            order = {
+                "file": str(copy),
+                "config": config.model_dump(),
+                "storage": storage,
+                "until": until if budget else None,
+            }
+            _run_in_processes(study, definition, config, order, workers, until, bar)
+        _show(bar, study, definition)
+    tries = queue.slots(study)
+    names = {t.user_attrs.get("run") for trials in tries.values() for t in trials}
+    runs = [run for run in _runs(folder) if run.name in names]
+    return Sweep(definition, folder, runs, _failures(tries))
+
+
+def train_points(sweep: Sweep, configs: list[Config]) -> list[Run]:
+    """Train more points in a sweep's folder, such as `findings.plan` finds missing.
+
+    Returns the runs; one that diverges is left out and named.
+    """
+    trainer, runs = Trainer(sweep.definition, Config()), []
+    for config in tqdm(configs, unit="run", desc=f"{sweep.definition.name}, more", disable=None):
+        try:
+            runs.append(trainer.train(config))
+        except TrainingDiverged as error:
+            print(f"{config.name} failed: {error}")
+    return runs
+
+
+def _runs(folder: Path) -> list[Run]:
+    return sorted(find_runs(folder), key=lambda run: run.name)
+
+
+def _failures(tries: dict[int, list]) -> dict[str, str]:
+    failed = {}
+    for slot, trials in sorted(tries.items()):
+        reason = trials[-1].user_attrs.get("reason")
+        if reason is None and queue.is_given_up(trials):
+            reason = f"its worker died {len(trials)} times"
+        if reason:
+            parameters = ", ".join(f"{name} {value}" for name, value in trials[-1].params.items())
+            failed[f"{slot}: {parameters}"] = reason
+    return failed
+
+
+def _show(bar: tqdm, study: optuna.Study, definition: Definition) -> None:
+    """Bring the progress bar up to date."""
+    trials = study.get_trials(deepcopy=False)
+    values = [value for trial in trials for value in trial.intermediate_values.values()]
+    bar.total = len(queue.slots(study))
+    bar.n = sum(trial.state in queue.DONE for trial in trials)
+    if values:
+        bar.set_postfix_str(f"best {definition.metric} {best_value(values, definition):.3f}")
+    bar.refresh()
+
+
+def _run_here(study: optuna.Study, trainer: Trainer, until: float, bar: tqdm) -> None:
+    """Work in this process until the queue is empty."""
+    queue.give_back(study)
+    queue.fill(study, queue.list_points(trainer.definition, trainer.config))
+    work(study, trainer, until, on_trial=lambda: _show(bar, study, trainer.definition))
+
+
+def _run_in_processes(
+    study: optuna.Study,
+    definition: Definition,
+    config: Config,
+    order: dict,
+    workers: int,
+    until: float,
+    bar: tqdm,
+) -> None:
+    """Keep `workers` processes at work until the queue is empty; replace those that die."""
+    points = queue.list_points(definition, config)
+    folder = Path(order["file"]).parent
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    processes: dict[int, subprocess.Popen] = {}
+    try:
+        while True:
+            for number in [n for n, process in processes.items() if process.poll() is not None]:
+                if processes.pop(number).returncode > 0:  # not killed: an error
+                    raise RuntimeError(_last_line(folder / f"worker-{number}.log"))
+            unknown = queue.give_back(study)
+            queue.fill(study, points)
+            waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+            if time.time() >= until or queue.is_target_reached(study, definition):
+                waiting = 0
+            free = [number for number in range(workers) if number not in processes]
+            for number in free[:waiting]:
+                log = folder / f"worker-{number}.log"
+                processes[number] = _start_worker(order | {"number": number}, log, threads)
+            if not processes and not waiting and not unknown:
+                return
+            _show(bar, study, definition)
+            time.sleep(0.2)
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait()
+
+
+def _start_worker(order: dict, log: Path, threads: int) -> subprocess.Popen:
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "helpers.sweep.worker"], cwd=ROOT,
+            env=os.environ | limits,
+            stdin=subprocess.PIPE, stdout=file, stderr=file, text=True,
+        )  # fmt: skip
+    process.stdin.write(json.dumps(order))  # not as an argument: it may hold a password
+    process.stdin.close()
+    return process
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"a worker stopped: {lines[-1] if lines else 'no message'} (all of it: {log})"
+
+
+def _run_online(definition: Definition, config: Config, storage: str | None, workers: int) -> None:
+    """Let wandb's server choose the parameters and train them here, one after another."""
+    import wandb  # noqa: PLC0415  (slow to import, and most sweeps are offline)
+
+    if workers != 1:
+        raise ConfigError(
+            "wandb's agent trains in one process: for more, start more, each with the sweep's "
+            "id as storage"
+        )
+    if not wandb.login(prompt=False, verify=False):
+        raise ConfigError(
+            "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
+            "or use tracking 'offline'"
+        )
+    project = definition.content.get("project", "five-blocks")
+    sweep_id = storage or wandb.sweep(definition.content, project=project)
+    trainer = Trainer(definition, config)
+
+    def train_chosen() -> None:
+        with wandb.init() as tracked:
+            parameters = _flatten(dict(tracked.config), definition)
+            trainer.train(trainer.configure(parameters, tracked.id))
+
+    wandb.agent(sweep_id, train_chosen, project=project, count=definition.run_cap)
+
+
+def _flatten(chosen: dict, definition: Definition) -> dict:
+    """Return the searched parameters from wandb's configuration, out of their groups."""
+    names = {parameter.name for parameter in definition.parameters} | definition.constants.keys()
+    flat = {}
+    for name, value in chosen.items():
+        if name in names:
+            flat[name] = value
+        elif isinstance(value, dict):
+            flat |= _flatten(value, definition)
+    return flat
+
+
+def preview(sweep_file: Path | str, config: Config | None = None, workers: int = 1) -> str:
+    """Train one epoch of the first point, and return what the sweep will take, as Markdown."""
+    config = config or Config()
+    definition = read_sweep(sweep_file, config)
+    first = definition.constants | {p.name: p.examples[0] for p in definition.parameters}
+    with tempfile.TemporaryDirectory() as temporary:
+        chosen = config.replace(**first, runs_root=temporary, name="", tracking="none")
+        splits = data.load(chosen).without_test()
+        model = models.build(chosen, len(splits.classes))
+        start = time.perf_counter()
+        fit(model, splits, chosen, on_epoch=lambda row: True)
+        seconds = time.perf_counter() - start
+    count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
+    minutes = count * chosen.epochs * seconds / 60 / workers
+    rows = [(p.name, p.text) for p in definition.parameters]
+    rows += [(name, f"{value} (fixed)") for name, value in definition.constants.items()]
+    return "\n".join(
+        [
+            f"**{definition.name}** ({definition.method}): {count} runs of up to {chosen.epochs} "
+            f"epochs; one epoch took {seconds:.1f} s, so at most {minutes:.1f} minutes with "
+            f"{workers} worker{'s' * (workers > 1)}",
+            "",
+            "| parameter | values |",
+            "| --- | --- |",
+            *(f"| {name} | {text} |" for name, text in rows),
+        ]
+    )
+
+
+def main() -> None:
+    """Run a sweep from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file")
+    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="others of Config")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--storage", help="a journal file, or postgresql+psycopg://USER@HOST/NAME")
+    parser.add_argument("--budget", type=float, help="minutes after which no new run starts")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would take")
+    options = parser.parse_intermixed_args()
+    try:
+        pairs = [pair.partition("=") for pair in options.parameters]
+        config = Config(**{name: yaml.safe_load(value) for name, _, value in pairs})
+        if options.dry_run:
+            print(preview(options.file, config, options.workers))
+            return
+        sweep = run(options.file, config, options.storage, options.workers, options.budget)
+    except (ConfigError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    for parameters, reason in sweep.failed.items():
+        print(f"failed: {parameters}: {reason}")
+    print(f"{len(sweep.runs)} runs in {sweep.folder}")
+    if sweep.runs:
+        print(f"best: {sweep.best.name}, {sweep.definition.metric} {sweep.value(sweep.best):.4f}")

@@ -1,0 +1,156 @@
+"""One worker of a sweep: a process that trains one trial after another and stays warm.
+
+Started by `helpers.sweep`, which tells it on its standard input what to do.
+"""
+
+import gc
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from helpers import data, models
+from helpers.config import Config
+from helpers.runs import Run, open_run
+from helpers.sweep import queue
+from helpers.sweep.file import Definition, read_sweep
+from helpers.train.loop import TrainingDiverged, fit
+
+SPLIT_KEYS = ("dataset", "data_root", "image_size", "resize", "val_fraction", "seed")
+
+
+class Trainer:
+    """Train points of a sweep; what is not searched or fixed by the file comes from `config`."""
+
+    def __init__(self, definition: Definition, config: Config):
+        self.definition, self.config = definition, config
+        self.splits: dict[tuple, data.Splits] = {}
+
+    def configure(self, parameters: dict, prefix: str) -> Config:
+        """Return the configuration of a point; its run's name starts with `prefix`."""
+        folder = Path(self.config.runs_root) / "sweeps" / self.definition.name
+        chosen = self.definition.constants | parameters
+        config = self.config.replace(**chosen, runs_root=str(folder), name="")
+        return config.replace(name=f"{prefix}-{config.id}")
+
+    def train(self, config: Config, on_epoch: Callable[[dict], bool] | None = None) -> Run:
+        """Train one configuration on images without the test set, loaded once for all trials."""
+        key = tuple(getattr(config, name) for name in SPLIT_KEYS)
+        if key not in self.splits:
+            self.splits = {key: data.load(config).without_test()}
+        splits = self.splits[key]
+        return fit(models.build(config, len(splits.classes)), splits, config, on_epoch)
+
+
+def work(
+    study: optuna.Study,
+    trainer: Trainer,
+    until: float = math.inf,
+    number: int = 0,
+    on_trial: Callable[[], None] = lambda: None,
+) -> None:
+    """Run trials until the queue is empty, the target is reached or the clock says `until`.
+
+    `number` tells this worker from others on the same machine; `on_trial` is called before each.
+    """
+    parent = os.getppid()
+    while time.time() < until and not queue.is_target_reached(study, trainer.definition):
+        on_trial()
+        trial = queue.claim(study, trainer.definition, trainer.config, number)
+        if trial is None:
+            return
+        try:
+            _run_trial(study, trial, trainer, parent)
+        except UpdateFinishedTrialError:  # it was silent for long, and was given to another worker
+            continue
+        except KeyboardInterrupt:
+            with suppress(UpdateFinishedTrialError, ValueError):
+                trial.set_user_attr("interrupted", True)
+                study.tell(trial, state=TrialState.FAIL)
+            raise
+
+
+def _run_trial(study: optuna.Study, trial: optuna.Trial, trainer: Trainer, parent: int) -> None:
+    definition = trainer.definition
+    rule, sign = definition.hyperband, definition.sign
+    values: list[float] = []
+
+    def report(row: dict) -> None:
+        values.append(row[definition.metric])
+        trial.report(values[-1], int(row["epoch"]))
+
+    def on_epoch(row: dict) -> bool:
+        report(row)
+        trial.set_user_attr("seen", time.time())
+        if os.getppid() != parent:
+            raise KeyboardInterrupt  # the sweep was killed
+        return rule is not None and rule.stops(
+            [sign * value for value in values], _histories(study, sign)
+        )
+
+    try:
+        parameters = {p.name: p.suggest(trial) for p in definition.parameters}
+        config = trainer.configure(parameters, f"{trial.user_attrs['slot']:04d}")
+        trial.set_user_attr("run", config.name)
+        for row in open_run(config).history:  # of a worker that died
+            report(row)
+        run = trainer.train(config, on_epoch)
+        best = best_value(values, definition)
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if not _is_its_own_fault(error):
+            raise
+        trial.set_user_attr("reason", (str(error) or type(error).__name__).splitlines()[0])
+        study.tell(trial, state=TrialState.FAIL)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return
+    with suppress(ValueError):  # given to another worker
+        if "stopped_at" in run.status:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, best)
+
+
+def _is_its_own_fault(error: Exception) -> bool:
+    """Say whether a trial's parameters are to blame: impossible, diverged or too large."""
+    return (
+        not isinstance(error, RuntimeError)
+        or isinstance(error, TrainingDiverged)
+        or "memory" in str(error).lower()
+    )
+
+
+def _histories(study: optuna.Study, sign: int) -> list[list[float]]:
+    """Return the metric of all runs by epoch, smaller is better."""
+    latest = [tries[-1].intermediate_values for tries in queue.slots(study).values()]
+    return [[sign * values[epoch] for epoch in sorted(values)] for values in latest if values]
+
+
+def best_value(values: list[float], definition: Definition) -> float:
+    """Return the best of a run's epochs; ValueError when none is finite."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        raise ValueError(f"{definition.metric} was never a finite number")
+    return definition.sign * min(definition.sign * value for value in finite)
+
+
+def main() -> None:
+    """Work as one of several processes, as told on standard input."""
+    order = json.load(sys.stdin)
+    config = Config(**order["config"])
+    definition = read_sweep(order["file"], config)
+    study = queue.open_study(definition, config, order["storage"])
+    work(study, Trainer(definition, config), order["until"] or math.inf, order["number"])
+
+
+if __name__ == "__main__":
+    main()

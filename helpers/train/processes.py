@@ -1,0 +1,108 @@
+"""One training on several processes: who writes, who works on which images, sums over all.
+
+`launch` starts them on this machine; for several machines use `torchrun ... -m helpers.train`.
+With a single process every function here does nothing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed, nn
+
+from helpers import ROOT
+from helpers.config import Config
+from helpers.models.device import choose_device
+
+
+def world_size() -> int:
+    """Return the number of processes of this training."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process among them, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes files and shows progress."""
+    return rank() == 0
+
+
+def join() -> None:
+    """Join the processes that torchrun started, each with a GPU of its own where there are any."""
+    if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
+        return
+    on_gpu = choose_device().type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def share(indices: np.ndarray) -> np.ndarray:
+    """Return this process's part of some indices; the parts differ by one in length at most."""
+    if not distributed.is_initialized():
+        return indices
+    return np.array_split(indices, world_size())[rank()]
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes."""
+    if not distributed.is_initialized():
+        return tensor
+    on_gpu = distributed.get_backend() == "nccl"
+    total = tensor.cuda() if on_gpu else tensor.clone()
+    distributed.all_reduce(total)
+    return total.to(tensor.device)
+
+
+def join_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows of all processes, one after another, as `share` had cut them."""
+    if not distributed.is_initialized():
+        return rows
+    parts: list = [None] * world_size()
+    distributed.all_gather_object(parts, rows.numpy())
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a model so that its gradients are the mean over all processes.
+
+    Batch norm sees the whole batch on GPUs, and in the five blocks on a CPU, too; other networks'
+    batch norms on a CPU see each process's part.
+    """
+    if not distributed.is_initialized():
+        return model
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def launch(config: Config, processes: int) -> None:
+    """Train a configuration with several processes on this machine, one for each GPU.
+
+    Its run is then finished, so that `fit` loads it. Raises RuntimeError when the training fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config.model_dump()), encoding="utf-8")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}", "-m", "helpers.train", str(path)]
+        finished = subprocess.run(command, cwd=ROOT, check=False)
+    if finished.returncode:
+        raise RuntimeError(
+            f"training with {processes} processes stopped with exit status "
+            f"{finished.returncode}: see its messages above, or train with processes=1"
+        )
