@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from nbconvert.filters import markdown2html
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -222,3 +223,25 @@ def test_figure_shows_each_class_and_its_size(number):
     boxes = [text.get_window_extent() for text in grid.texts]
     for box, next_box in zip(boxes, boxes[1:], strict=False):  # names do not run into each other
         assert next_box.x0 > box.x1 or next_box.y1 < box.y0
+
+
+HOSTILE = ["<img src=x onerror=alert(1)>", "a|b `c` *d*", "$\\frac$", "\u202eleft", "x" * 120]
+
+
+def test_names_of_classes_and_files_are_text_in_the_table_and_in_the_picture(tmp_path):
+    names = [name for name in HOSTILE if "/" not in name]
+    for number, name in enumerate(names):
+        for split in ("train", "test"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            picture(number).save(folder / f"{name}.png")
+            (folder / f"{name}.txt").write_text("no picture")
+    report = check(f"folder:{tmp_path / 'set'}")
+    page = markdown2html(report.table())
+    assert "<img" not in page and "<em>" not in page and "<code>" not in page
+    assert "$" not in report.table() and "\u202e" not in report.table()
+    rows = page.split("<tbody>")[2].split("<tr>")[1:]
+    assert {row.count("<td") for row in rows} == {4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.figure().canvas.draw()

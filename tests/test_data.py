@@ -162,3 +162,24 @@ def test_batches_come_in_order_and_once(folder):
 def test_too_few_images_for_validation_is_one_sentence(folder):
     with pytest.raises(ValueError, match="val_fraction 0.02 of 40 training images"):
         load(folder, val_fraction=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("uint16", [0, 257, 65535], [0, 1, 255]),
+        ("uint16", [32896] * 3, [128] * 3),  # one even gray is not white
+        ("int32", [0, 128, 255], [0, 128, 255]),
+        ("int32", [0, 32896, 65535], [0, 128, 255]),
+        ("int32", [0, 1_000_000, 2_000_000], [0, 128, 255]),
+        ("float32", [0, 0.2, 1], [0, 51, 255]),
+        ("float32", [0, 51, 200], [0, 51, 200]),
+        ("float32", [-1, 0, 1], [0, 128, 255]),  # negative values do not wrap
+        ("float32", [0, float("nan"), 1], [0, 0, 255]),
+    ],
+)
+def test_wide_pixels_become_eight_bits_by_their_type(tmp_path, kind, values, expected):
+    path = tmp_path / ("a.png" if kind == "uint16" else "a.tif")
+    Image.fromarray(np.repeat(np.array([values], kind), 8, 1).repeat(24, 0)).save(path)
+    gray = decoding.decode(path, 24)[12, [4, 12, 20]]
+    assert np.abs(gray.astype(int) - np.array(expected)[:, None]).max() <= 1

@@ -3,13 +3,15 @@ import io
 import tarfile
 import threading
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 
 import pytest
 from PIL import Image
 
 from helpers.data import sources
-from helpers.data.download import download, unpack
+from helpers.data.download import download, record, unpack
 
 BODY = bytes(range(256)) * 8192  # 2 MiB: several reads
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -91,9 +93,11 @@ def test_a_wrong_checksum_leaves_nothing_that_looks_finished(server, tmp_path):
     assert path.read_bytes() == BODY
 
 
-def test_an_unpublished_checksum_is_recorded_and_then_compared(server, tmp_path):
+def test_an_unpublished_checksum_is_recorded_once_the_content_proved_good(server, tmp_path):
     path = tmp_path / "archive.zip"
     download(server.url, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["archive.zip"]
+    record(path)
     assert (tmp_path / "archive.zip.sha256").read_text() == f"{SHA256}  archive.zip\n"
     path.write_bytes(BODY[:-1])
     with pytest.raises(ValueError, match="corrupt"):
@@ -103,6 +107,10 @@ def test_an_unpublished_checksum_is_recorded_and_then_compared(server, tmp_path)
         download(server.url, path)
     server.body = BODY
     download(server.url, path)
+    (tmp_path / "archive.zip.sha256").write_bytes(b"\xff\xfe")  # a damaged record is none
+    download(server.url, path)
+    record(path)
+    assert SHA256 in (tmp_path / "archive.zip.sha256").read_text()
 
 
 def test_without_network_one_sentence_says_where_to_put_the_file(server, tmp_path):
@@ -214,6 +222,64 @@ def test_too_few_files_are_not_accepted(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_unpacked_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.data.download.MOST_OF_ANY", 1_000_000)
+    strange = make_zip(tmp_path / "strange.zip", {"a.txt": b"1" * 100})
+    content = bytearray(strange.read_bytes())
+    central = content.rfind(b"PK\x01\x02")
+    for place, value in ((6, 1), (central + 8, 1)):  # the flag of an encrypted member
+        content[place] |= value
+    (tmp_path / "encrypted.zip").write_bytes(content)
+    content = bytearray(strange.read_bytes())
+    for place in (8, central + 10):
+        content[place] = 97  # no known method
+    (tmp_path / "method.zip").write_bytes(content)
+    make_zip(tmp_path / "long.zip", {"x" * 300: b"1"})
+    make_tar(tmp_path / "both.tar", {"a": b"1", "a/b": b"2"})
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as pack:
+        pack.writestr("zeros", bytes(2_000_000))
+    make_zip(tmp_path / "way.zip", {"in/the/way.txt": b"1"})
+    (tmp_path / "out" / "in").mkdir(parents=True)
+    words = {"encrypted": "encrypted", "method": "not supported", "long": "too long",
+             "both": "cannot be unpacked", "bomb": "100 times its size",
+             "way": "is in the way"}  # fmt: skip
+    before = sorted(tmp_path.iterdir())
+    for name, word in words.items():
+        (archive,) = tmp_path.glob(f"{name}.*")
+        with pytest.raises(ValueError, match=word) as error:
+            unpack(archive, tmp_path / "out")
+        assert "\n" not in str(error.value)
+        assert sorted(tmp_path.iterdir()) == before and tree(tmp_path / "out") == {}
+    with pytest.raises(ValueError, match="holds no set/images.tar.gz"):
+        unpack(strange, tmp_path / "out", inner="set/images.tar.gz")
+
+
+def test_processes_that_want_the_same_data_set_fetch_it_once(server, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    monkeypatch.setattr(sources, "DATA", data)
+    monkeypatch.setattr(sources, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    entry = {"url": server.url, "checksum": None, "files": 80}
+    monkeypatch.setitem(sources.DOWNLOADS, "nature_12k", entry)
+    server.body = b"<html>an error page</html>"
+    with pytest.raises(ValueError, match="cut or corrupt"):
+        sources.find("nature_12k")
+    names = [f"inaturalist_12K/{s}/{c}/{i}.jpg" for s in ("train", "val") for c in range(20)
+             for i in range(2)]  # fmt: skip
+    server.body = make_zip(tmp_path / "o.zip", dict.fromkeys(names, b"picture")).read_bytes()
+    server.asked.clear()
+    (data / ".nature_12k.1.unfinished" / "of the dead").mkdir(parents=True)
+    with ProcessPoolExecutor(4, get_context("fork")) as pool:
+        found = list(pool.map(sources.find, ["nature_12k"] * 4))
+    for source in found:
+        assert (len(source.classes), len(source.train), len(source.test)) == (20, 40, 40)
+    assert server.asked == [None]
+    assert {path.name for path in data.iterdir()} == {
+        "nature_12k", "archive.zip", "archive.zip.sha256", "archive.zip.corrupt",
+        ".nature_12k.lock",
+    }  # fmt: skip
+
+
 def test_a_data_set_is_downloaded_unpacked_and_then_found(server, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "DATA", tmp_path / "data")
     monkeypatch.setattr(sources, "KAGGLE", tmp_path / "kaggle")
@@ -240,5 +306,6 @@ def test_a_data_set_is_downloaded_unpacked_and_then_found(server, tmp_path, monk
     assert sources.find("caltech101") == source
     assert server.asked == [None, "bytes=100-"]
     monkeypatch.setitem(sources.DOWNLOADS, "nature_12k", entry)
-    with pytest.raises(FileNotFoundError, match="holds no folder inaturalist_12K"):
+    with pytest.raises(ValueError, match="holds no folder inaturalist_12K"):
         sources.find("nature_12k")
+    assert not (tmp_path / "data" / "nature_12k").exists()

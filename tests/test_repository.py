@@ -12,13 +12,16 @@ from packaging.requirements import Requirement
 from helpers import ROOT
 
 HELPERS = ROOT / "helpers"
-CORE = {"config", "runs", "data", "count", "models"}
+BELOW = {"config", "files", "text"}
+CORE = BELOW | {"runs", "data", "count", "models"}
 MAY_IMPORT = {  # each part of helpers: the other parts that it may use
-    "config": set(),
-    "runs": {"config"},
-    "data": {"config"},
-    "count": {"config"},
-    "models": {"config", "runs", "count"},
+    "text": set(),
+    "files": {"text"},
+    "config": {"text"},
+    "runs": BELOW,
+    "data": BELOW,
+    "count": BELOW,
+    "models": BELOW | {"runs", "count"},
     "evaluate": CORE,
     "train": CORE | {"evaluate"},
     "sweep": CORE | {"evaluate", "train"},

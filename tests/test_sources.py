@@ -102,6 +102,45 @@ def test_everything_left_out_is_listed_and_everything_else_is_found(tmp_path):
     ]
 
 
+def test_names_of_splits_may_have_capitals_and_be_longer(tmp_path):
+    write(tmp_path / "set", "Train/a/1.jpg", "Train/b/2.jpg", "Validation/a/3.jpg", "TEST/b/4.jpg")
+    source = find(f"folder:{tmp_path / 'set'}")
+    assert source.classes == ["a", "b"]
+    assert source.train == [("Train/a/1.jpg", 0), ("Train/b/2.jpg", 1)]
+    assert (source.val, source.test) == ([("Validation/a/3.jpg", 0)], [("TEST/b/4.jpg", 1)])
+    (tmp_path / "set" / "train").mkdir()
+    with pytest.raises(ValueError, match="both Train and train"):
+        find(f"folder:{tmp_path / 'set'}")
+
+
+def test_links_in_circles_and_to_nothing_and_names_that_are_no_text_are_left_out(tmp_path):
+    folder = write(tmp_path / "set", *[f"{c}/{i}.jpg" for c in "ab" for i in range(5)])
+    (folder / "a" / "all").symlink_to(folder)
+    (folder / "b" / "parent").symlink_to("..")
+    (folder / "a" / "itself").symlink_to("itself")
+    (folder / "a" / "gone.jpg").symlink_to("nowhere")
+    (folder / "c").symlink_to(folder)
+    with open(os.fsencode(folder / "a") + b"/\xff.jpg", "wb") as file:
+        file.write((folder / "a" / "0.jpg").read_bytes())
+    source = find(f"folder:{folder}")
+    listed = paths(source.train + source.test)
+    assert sorted(listed) == [f"{c}/{i}.jpg" for c in "ab" for i in range(5)]
+    assert sorted(source.skipped) == [
+        "a/\\udcff.jpg: its name is not UTF-8",
+        "a/all/: a link to a folder that was seen before",
+        "a/gone.jpg: a link to nothing",
+        "a/itself: not an image",
+        "b/parent/: a link to a folder that was seen before",
+        "c/: a link to a folder that was seen before",
+        "c/: class without images",
+    ]
+
+
+def test_a_folder_without_a_name_is_not_the_working_directory():
+    with pytest.raises(ValueError, match="names no folder: write folder:PATH"):
+        find("folder:")
+
+
 def test_linked_class_folders_are_followed(tmp_path):
     write(tmp_path / "elsewhere", "1.jpg", "2.jpg")
     write(tmp_path / "set", "a/1.jpg", "a/2.jpg")

@@ -3,7 +3,8 @@
 import gzip
 import hashlib
 import http.client
-import shutil
+import lzma
+import re
 import stat
 import tarfile
 import urllib.error
@@ -17,34 +18,62 @@ from typing import NoReturn
 
 from tqdm.auto import tqdm
 
+from helpers.files import CannotWrite, naming_the_disk, own_folder, write_atomically
+from helpers.text import for_terminal, reason, shorten
+
+MOST_TIMES = 100  # an archive may grow by when unpacked; photographs hardly grow
+MOST_OF_ANY = 100_000_000  # bytes that any archive may unpack to
+CORRUPT = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
 
 def download(url: str, path: Path, checksum: str | None = None) -> None:
     """Download a file, continuing where an earlier attempt stopped, and verify it.
 
-    `checksum` is an md5 or sha256 in hexadecimal; without one, the sha256 is recorded beside the
-    file at the first download and compared ever after. A file that already lies at `path` is only
-    verified. Raises ConnectionError without network, ValueError for a wrong checksum (the file
-    is then renamed to NAME.corrupt).
+    `checksum` is an md5 or sha256 in hexadecimal; without one, what `record` wrote at an earlier
+    time is compared. A file that already lies at `path` is only verified. Hold a lock. Raises
+    ConnectionError without network, ValueError for a wrong checksum (the file is then renamed to
+    NAME.corrupt).
     """
     part = path if path.is_file() else path.with_name(path.name + ".part")
     if part != path:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _transfer(url, part)
-        except (OSError, http.client.HTTPException) as error:
+            with naming_the_disk(part):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _transfer(url, part)
+        except CannotWrite:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConnectionError(
-                f"{url} could not be downloaded ({error}): run this again to "
+                f"{url} could not be downloaded ({reason(error, 80)}): run this again to "
                 f"continue, or put the file at {path} by hand"
             ) from None
-    record = path.with_name(path.name + ".sha256")
-    if checksum is None and record.is_file():
-        checksum = record.read_text(encoding="utf-8").split()[0]
-    found = _digest(part, "md5" if checksum and len(checksum) == 32 else "sha256")
-    if checksum is None:
-        record.write_text(f"{found}  {path.name}\n", encoding="utf-8")
-    elif found != checksum:
-        _set_aside(path, part, f"its checksum is {found}, not {checksum}")
+    checksum = checksum or _recorded(path)
+    if checksum:
+        found = _digest(part, "md5" if len(checksum) == 32 else "sha256")
+        if found != checksum:
+            _set_aside(path, part, f"its checksum is {found}, not {checksum}")
     part.replace(path)
+
+
+def record(path: Path) -> None:
+    """Write the checksum of a download that proved good beside it, to be compared ever after."""
+    if not _recorded(path):
+        line = f"{_digest(path, 'sha256')}  {path.name}\n"
+        write_atomically(path.with_name(path.name + ".sha256"), line.encode())
+
+
+def _recorded(path: Path) -> str | None:
+    file = path.with_name(path.name + ".sha256")
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    found = re.match(r"[0-9a-f]{64}\b", text)
+    return found[0] if found else None
 
 
 def _transfer(url: str, part: Path) -> None:
@@ -89,58 +118,83 @@ def _digest(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _set_aside(path: Path, part: Path, reason: str) -> NoReturn:
+def _set_aside(path: Path, part: Path, trouble: str) -> NoReturn:
     """Rename a bad file so that the next attempt starts afresh, and say so."""
     corrupt = path.with_name(path.name + ".corrupt")
     part.replace(corrupt)
     raise ValueError(
-        f"{path.name} is cut or corrupt ({reason}): it is now called {corrupt}, "
+        f"{path.name} is cut or corrupt ({trouble}): it is now called {corrupt}, "
         f"run this again to download it anew"
     )
 
 
-def unpack(archive: Path, folder: Path, least: int = 0, inner: str | None = None) -> None:
+def unpack(
+    archive: Path, folder: Path, least: int = 0, inner: str | None = None, holds: str = ""
+) -> None:
     """Unpack a zip or tar archive into a folder, completely or not at all.
 
     `inner` names an archive inside it that is unpacked in its place; `least` is the smallest
-    number of files to accept. Raises ValueError, for a cut or corrupt archive (which is renamed
-    to NAME.corrupt) and for one with links or with members outside the folder.
+    number of files to accept, `holds` a folder that must be among them. Hold the lock of `folder`,
+    which may exist and hold other things. Raises ValueError, for a cut or corrupt archive (which
+    is renamed to NAME.corrupt) and for one with links, with members outside the folder, or that
+    would fill the disk.
     """
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _extract(archive, temporary)
-        if inner:
-            _extract(temporary / inner, (temporary / inner).parent)
-            (temporary / inner).unlink()
-        count = sum(path.is_file() for path in temporary.rglob("*"))
-        if count < least:
-            _set_aside(archive, archive, f"it holds {count} files, not {least}")
-        folder.mkdir(parents=True, exist_ok=True)
-        for entry in temporary.iterdir():
-            entry.replace(folder / entry.name)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        _set_aside(archive, archive, str(error).partition(":\n")[0])
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with own_folder(folder) as temporary:
+            _extract(archive, temporary)
+            if inner:
+                if not (temporary / inner).is_file():
+                    _set_aside(archive, archive, f"it holds no {inner}")
+                _extract(temporary / inner, (temporary / inner).parent)
+                (temporary / inner).unlink()
+            count = sum(path.is_file() for path in temporary.rglob("*"))
+            if count < least:
+                _set_aside(archive, archive, f"it holds {count} files, not {least}")
+            if holds and not any(path.is_dir() for path in temporary.rglob(holds)):
+                _set_aside(archive, archive, f"it holds no folder {holds}")
+            entries = sorted(temporary.iterdir(), key=Path.is_file)  # folders first
+            for entry in entries:
+                if (folder / entry.name).exists():
+                    raise ValueError(
+                        f"{folder / entry.name} is in the way of what {archive.name} holds: move "
+                        f"it elsewhere and run this again"
+                    )
+            folder.mkdir(parents=True, exist_ok=True)
+            for entry in entries:
+                entry.replace(folder / entry.name)
+    except CORRUPT as error:
+        _set_aside(archive, archive, reason(error, 80).partition(":\n")[0])
+    except CannotWrite:
+        raise
+    except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted, a name too long
+        raise ValueError(
+            f"{archive} cannot be unpacked ({reason(error, 100)}): unpack it by hand into {folder}"
+        ) from None
 
 
 def _extract(archive: Path, folder: Path) -> None:
     """Write the files of an archive; links and members outside `folder` raise ValueError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    room = max(MOST_OF_ANY, MOST_TIMES * archive.stat().st_size)
     for name, kind, open_member in tqdm(
         _members(archive), desc=f"Unpacking {archive.name}", unit=" files", disable=None
     ):
         target = (folder / name).resolve()
         if kind == "other" or not target.is_relative_to(folder.resolve()):
             raise ValueError(
-                f"{archive} is not safe to unpack: '{name}' is a link or would lie "
-                f"outside its folder"
+                f"{archive} is not safe to unpack: '{shorten(for_terminal(name), 100)}' is a link "
+                f"or would lie outside its folder"
             )
         if kind == "file" and "__MACOSX" not in PurePosixPath(name).parts:
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_member() as member, target.open("wb") as file:
-                shutil.copyfileobj(member, file, 1 << 20)
+                while chunk := member.read(1 << 20):
+                    room -= len(chunk)
+                    if room < 0:
+                        raise ValueError(
+                            f"{archive} is not safe to unpack: it grows to more than "
+                            f"{MOST_TIMES} times its size"
+                        )
+                    file.write(chunk)
 
 
 def _members(archive: Path) -> Iterator[tuple[str, str, Callable]]:

@@ -174,10 +174,7 @@ def decode(path: Path | str | BinaryIO, size: int, resize: str = "squash") -> np
     with Image.open(path) as file:
         file.draft("RGB", (size, size))  # a large JPEG is decoded at a half, quarter or eighth
         image = ImageOps.exif_transpose(file) if file.getexif().get(ORIENTATION, 1) > 1 else file
-        if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
-            pixels = np.asarray(image, np.float32)
-            image = Image.fromarray((pixels * (255 / max(pixels.max(), 1))).astype(np.uint8))
-        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        pixels = np.array(to_rgb(image))
     height, width = pixels.shape[:2]
     if resize == "crop":
         side = min(height, width)
@@ -192,6 +189,27 @@ def decode(path: Path | str | BinaryIO, size: int, resize: str = "squash") -> np
     top, left = (size - height) // 2, (size - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8-bit RGB; convert() alone would clip 16 and 32 bits a pixel to white.
+
+    Black is 0 and white the largest value of a 16-bit file, of other wide ones the first of 1
+    (floats only), 255 and 65535 that no pixel exceeds. Beyond that, and with negative values, the
+    picture's own range is stretched.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        pixels = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        low, high = min(0.0, pixels.min()), pixels.max()
+        white = high
+        if ";16" in image.mode:
+            white = 65535
+        elif low == 0:
+            ends = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+            white = next((end for end in ends if high <= end), high)
+        pixels = (pixels - low) * 255 / ((white - low) or 1)
+        image = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _interpolate(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -22,6 +22,8 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from helpers.data import sources
+from helpers.data.images import to_rgb
+from helpers.text import for_figure, for_markdown, for_terminal, reason, shorten
 
 FINDINGS = {  # what a report looks for
     "unreadable": "cannot be decoded; left out",
@@ -65,12 +67,13 @@ class Report:
         ]
         for split, counts in self.counts.items():
             low, high = int(np.argmin(counts)), int(np.argmax(counts))
-            lines.append(f"| {split} | {sum(counts):,} | {counts[low]:,} {self.classes[low]} "
-                         f"| {counts[high]:,} {self.classes[high]} |")  # fmt: skip
+            smallest, largest = (for_markdown(self.classes[label]) for label in (low, high))
+            lines.append(f"| {split} | {sum(counts):,} | {counts[low]:,} {smallest} "
+                         f"| {counts[high]:,} {largest} |")  # fmt: skip
         lines += ["", "| finding | number | meaning | first |", "| --- | ---: | --- | --- |"]
         for kind, meaning in FINDINGS.items():
             found = self.findings[kind]
-            first = "; ".join(entry.replace("|", r"\|") for entry in found[:2])
+            first = "; ".join(for_markdown(shorten(entry, 160)) for entry in found[:2])
             lines.append(f"| {kind} | {len(found):,} | {meaning} | {first} |")
         return "\n".join(lines)
 
@@ -89,7 +92,8 @@ class Report:
         _draw_samples(grid, self.samples, self.classes, columns, tile)
         _draw_counts(bars, self.counts, self.classes)
         total = sum(map(sum, self.counts.values()))
-        figure.suptitle(f"{self.dataset}: {total:,} images, {number} classes", fontsize=11)
+        name = for_figure(self.dataset)
+        figure.suptitle(f"{name}: {total:,} images, {number} classes", fontsize=11)
         return figure
 
 
@@ -170,7 +174,7 @@ def _look(path: Path) -> _Look:
         return _Look({"not an image": "not an image by its content"})
     except Exception as error:  # Pillow raises a dozen kinds for broken files
         kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        return _Look({kind: str(error).partition("\n")[0] or type(error).__name__})
+        return _Look({kind: reason(error)})
     small = np.asarray(color.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     if mode in ("1", "L", "LA", "F") or mode.startswith("I") or np.ptp(small, axis=2).max() <= 2:
         look.notes["grayscale"] = f"mode {mode}"
@@ -189,11 +193,7 @@ def _look(path: Path) -> _Look:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode to 8-bit RGB, turned as its EXIF tag says."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
-        pixels = np.asarray(image, np.float32)
-        image = Image.fromarray((pixels * (255 / max(pixels.max(), 1))).clip(0, 255).astype("u1"))
-    return image.convert("RGB")
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _find_duplicates(looks: list[_Look]) -> list[tuple[str, list[int]]]:
@@ -235,7 +235,7 @@ def _draw_samples(axes, samples: np.ndarray, names: list[str], columns: int, til
     for index, name in enumerate(names):
         top, left = index // columns * pitch[1], index % columns * pitch[0]
         canvas[top : top + THUMBNAIL, left : left + THUMBNAIL] = samples[index]
-        lines = textwrap.wrap(name.replace("_", " "), longest)
+        lines = textwrap.wrap(for_terminal(name).replace("_", " "), longest)
         short = "\n".join(lines[:2]) + "…" * (len(lines) > 2)
         axes.text(left + THUMBNAIL / 2, top + THUMBNAIL + 3, short, fontsize=size, ha="center",
                   va="top", parse_math=False)  # fmt: skip
@@ -254,12 +254,11 @@ def _draw_counts(axes, counts: dict[str, list[int]], names: list[str]) -> None:
         base += row[order]
     axes.set_xticks(
         np.arange(len(names)),
-        [names[index] for index in order],
+        [for_figure(names[index], 30) for index in order],
         rotation=90 if many else 45,
         ha="center" if many else "right",
         rotation_mode=None if many else "anchor",
         fontsize=float(np.clip(700 / len(names), 4, 8)),
-        parse_math=False,
     )
     axes.margins(x=0.01)
     axes.set_ylabel("images")

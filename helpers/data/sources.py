@@ -7,10 +7,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from helpers import ROOT
-from helpers.data.download import download, unpack
+from helpers.data.download import download, record, unpack
+from helpers.files import damaged, lock
+from helpers.text import for_terminal, reason
 
 DATA = ROOT / "data"
 KAGGLE = Path("/kaggle/input")
@@ -38,8 +41,14 @@ DOWNLOADS = {  # checksum None: recorded at the first download; files: at least 
         "files": 11_788,
     },
 }
+SPLITS = {  # how people call the folders of the three splits, capitals or not
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 TEST_SHARE = 0.2  # of each class, where a folder of images brings no test set
+UNPACK_ANEW = "put the file as it was published in its place"
 PER_CLASS = 30  # training images of each class of Caltech-101 where the lists are absent
 
 Images = list[tuple[str, int]]
@@ -78,6 +87,7 @@ def find(dataset: str, data_root: str = "") -> Source:
     elif dataset in FOLDERS:
         folder = _search(dataset, data_root) or _fetch(dataset)
         readers = {"caltech101": _read_caltech101, "cub200": _read_cub200}
+        readers["nature_12k"] = partial(_read_folder, tests_on_val=True)
         source = readers.get(dataset, _read_folder)(dataset, folder)
     else:
         raise ValueError(
@@ -95,6 +105,8 @@ def find(dataset: str, data_root: str = "") -> Source:
 
 def _resolve(path: str) -> Path:
     """Return an existing folder given relative to the current folder or to the repository."""
+    if not path.strip():
+        raise ValueError("dataset 'folder:' names no folder: write folder:PATH")
     for base in (Path.cwd(), ROOT):
         folder = base / Path(path).expanduser()
         if folder.is_dir():
@@ -128,22 +140,32 @@ def _is_hidden(name: str) -> bool:
 # Listing
 
 
-def _read_folder(dataset: str, folder: Path) -> Source:
+def _read_folder(dataset: str, folder: Path, tests_on_val: bool = False) -> Source:
     """Read train/CLASS, val/CLASS, test/CLASS, or just CLASS, which then gets a test share."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     skipped: list[str] = []
-    if "train" in names:
+    found: dict[str, str] = {}
+    for name in names:
+        split = SPLITS.get(name.lower())
+        if split in found:
+            raise ValueError(
+                f"{folder} has both {found[split]} and {name}: only one folder can be for {split}"
+            )
+        if split:
+            found[split] = name
+    if "train" in found:
         splits = {
-            name: _list_classes(folder, folder / name, skipped)
-            for name in ("train", "val", "test")
-            if name in names
+            split: _list_classes(folder, folder / found[split], skipped)
+            for split in ("train", "val", "test")
+            if split in found
         }
-        skipped += [f"{name}/: neither train, val nor test" for name in names if name not in splits]
-    elif {"val", "test"} & set(names):
+        others = [name for name in names if name not in found.values()]
+        skipped += [f"{for_terminal(name)}/: neither train, val nor test" for name in others]
+    elif found:
         raise ValueError(f"{folder} has a val or test folder but no train folder")
     else:
         splits = {"train": _list_classes(folder, folder, skipped)}
-    if dataset == "nature_12k" and "test" not in splits:  # its val is the test set by custom
+    if tests_on_val and "test" not in splits:  # by custom
         splits["test"] = splits.pop("val", {})
     classes = sorted(splits["train"])
     if len(classes) < 2:
@@ -198,7 +220,7 @@ def _read_caltech101(dataset: str, folder: Path) -> Source:
     splits: dict[str, list[str]] = {"test": [], "train": []}
     seen: set[str] = set()
     for split in splits:  # test first: what both lists name stays a test image
-        for line in (lists[0] / f"{split}.txt").read_text(encoding="utf-8-sig").splitlines():
+        for line in _read_lines(lists[0] / f"{split}.txt"):
             path = line.strip()
             if not path or path.startswith("BACKGROUND_Google/"):
                 continue
@@ -223,8 +245,10 @@ def _read_cub200(dataset: str, folder: Path) -> Source:
     """Read CUB-200-2011 by its own images.txt, image_class_labels.txt, train_test_split.txt."""
 
     def table(name: str) -> dict[str, str]:
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        return dict(line.split(maxsplit=1) for line in lines if line.strip())
+        pairs = [line.split(maxsplit=1) for line in _read_lines(folder / name) if line.strip()]
+        if any(len(pair) != 2 for pair in pairs):
+            raise damaged(folder / name, "a line has one word", UNPACK_ANEW)
+        return dict(pairs)
 
     names = table("classes.txt")
     labels, is_train = table("image_class_labels.txt"), table("train_test_split.txt")
@@ -237,22 +261,32 @@ def _read_cub200(dataset: str, folder: Path) -> Source:
         if not (folder / path).is_file():
             skipped.append(f"{path}: listed but absent")
             continue
-        label = classes.index(names[labels[image].strip()])
-        (train if is_train[image].strip() == "1" else test).append((path, label))
+        try:
+            label = classes.index(names[labels[image].strip()])
+            (train if is_train[image].strip() == "1" else test).append((path, label))
+        except KeyError:
+            raise damaged(folder / "images.txt", f"no class for {path}", UNPACK_ANEW) from None
     return Source(dataset, folder, classes, train, None, test, skipped)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, reason(error), UNPACK_ANEW) from None
 
 
 def _list_classes(folder: Path, parent: Path, skipped: list[str]) -> dict[str, list[str]]:
     """Return the images below each class folder of `parent`; what is left out joins `skipped`."""
     found: dict[str, list[str]] = {}
     for entry in sorted(parent.iterdir()):
-        path = entry.relative_to(folder).as_posix()
+        path = for_terminal(entry.relative_to(folder).as_posix())
         if _is_hidden(entry.name):
             skipped.append(f"{path}: hidden")
         elif not entry.is_dir():
             skipped.append(f"{path}: in no class folder")
         else:
-            images = sorted(_walk(folder, entry, skipped))
+            images = sorted(_walk(folder, entry, skipped, _real_parents(entry)))
             if images:
                 found[entry.name] = images
             else:
@@ -260,19 +294,46 @@ def _list_classes(folder: Path, parent: Path, skipped: list[str]) -> dict[str, l
     return found
 
 
-def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[str]:
-    """Yield the images at any depth below `top`, linked folders included."""
-    for place, folders, files in os.walk(top, followlinks=True):
-        path = Path(place).relative_to(folder).as_posix()
-        skipped += [f"{path}/{name}/: hidden" for name in sorted(folders) if _is_hidden(name)]
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for name in sorted(files):
-            if _is_hidden(name):
-                skipped.append(f"{path}/{name}: hidden")
-            elif Path(name).suffix.lower() not in SUFFIXES:
-                skipped.append(f"{path}/{name}: not an image")
+def _real_parents(folder: Path) -> set[str]:
+    return {str(parent) for parent in Path(os.path.realpath(folder.parent), "x").parents}
+
+
+def _walk(folder: Path, top: Path, skipped: list[str], seen: set[str]) -> Iterator[str]:
+    """Yield the images at any depth below `top`, linked folders included, each folder once."""
+    shown = for_terminal(top.relative_to(folder).as_posix())
+    real = os.path.realpath(top)
+    if real in seen:
+        skipped.append(f"{shown}/: a link to a folder that was seen before")
+        return
+    seen.add(real)
+    try:
+        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    except OSError as error:
+        skipped.append(f"{shown}/: cannot be read ({error.strerror})")
+        return
+    for entry in entries:
+        path = f"{shown}/{for_terminal(entry.name)}"
+        linked = entry.is_symlink()  # os.path says of a broken link that it is neither
+        if os.path.isdir(entry) if linked else entry.is_dir():
+            if _is_hidden(entry.name):
+                skipped.append(f"{path}/: hidden")
             else:
-                yield f"{path}/{name}"
+                yield from _walk(folder, top / entry.name, skipped, seen)
+        elif _is_hidden(entry.name):
+            skipped.append(f"{path}: hidden")
+        elif Path(entry.name).suffix.lower() not in SUFFIXES:
+            skipped.append(f"{path}: not an image")
+        elif not (os.path.isfile(entry) if linked else entry.is_file()):
+            skipped.append(f"{path}: a link to nothing")
+        elif not _is_text(f"{top.relative_to(folder)}/{entry.name}"):
+            skipped.append(f"{path}: its name is not UTF-8")
+        else:
+            yield (top / entry.name).relative_to(folder).as_posix()
+
+
+def _is_text(name: str) -> bool:
+    """Say whether a name of the system's is UTF-8; Python has surrogates for what is not."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _divide(found: dict[str, list[str]], keep: Callable[[int], int]) -> tuple[dict, dict]:
@@ -305,9 +366,10 @@ def _fetch(dataset: str) -> Path:
         )
     entry = DOWNLOADS[dataset]
     archive = DATA / entry["url"].rsplit("/", 1)[1]
-    download(entry["url"], archive, entry["checksum"])
-    unpack(archive, DATA / dataset, entry["files"], entry.get("inner"))
-    folder = _search(dataset, str(DATA))
-    if folder is None:
-        raise FileNotFoundError(f"{archive} holds no folder {name}, which '{dataset}' should be in")
-    return folder
+    with lock(DATA / dataset, f"fetching {dataset}"):
+        if folder := _search(dataset, str(DATA)):  # by another process, while this one waited
+            return folder
+        download(entry["url"], archive, entry["checksum"])
+        unpack(archive, DATA / dataset, entry["files"], entry.get("inner"), holds=name)
+        record(archive)
+        return _search(dataset, str(DATA))

@@ -1,0 +1,47 @@
+"""Text that comes from data (names of classes, files, runs; errors), made safe to show."""
+
+import html
+import re
+import unicodedata
+
+LONGEST = 300  # characters of an error's message
+MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^\s*[#+-](?=\s))")
+
+
+def for_terminal(text: object) -> str:
+    """Write out what is invisible or steers: control characters, marks of direction, surrogates."""
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else f"\\u{ord(character):04x}"
+        for character in str(text)
+    )
+
+
+def for_markdown(text: object) -> str:
+    """Escape text for a line or a table's cell of Markdown, where HTML and formulas are live."""
+    text = html.escape(MARKDOWN.sub(r"\\\1", for_terminal(text)), quote=False)
+    return text.replace("$", "<span>&#36;</span>")
+
+
+def for_figure(text: object, longest: int = 60) -> str:
+    """Escape text for matplotlib, which reads what stands between dollars as a formula."""
+    return shorten(for_terminal(text), longest).replace("$", r"\$")
+
+
+def shorten(text: str, longest: int) -> str:
+    """Leave out the middle of a text that is too long."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}"
+
+
+def reason(error: BaseException, longest: int = LONGEST) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    first = str(error).strip().partition("\n")[0].strip()
+    return shorten(for_terminal(first or type(error).__name__), longest)
+
+
+def without_password(text: object) -> str:
+    """Blot out the passwords of addresses in a text, such as those of databases."""
+    hidden = re.sub(r"(?<=://)([^/\s:@]*):[^/\s]*@", r"\1:***@", str(text))
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|key|secret)=[^&\s'\"]*", r"\1=***", hidden)
