@@ -5,13 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from sklearn import metrics
 from test_train import SMALL, fit, image_set
 
 from helpers.config import Config
 from helpers.data.images import Splits
-from helpers.evaluate.evaluation import evaluate, open_test_set, predict, wilson_interval
+from helpers.evaluate.evaluation import evaluate, open_test_set, predict
 from helpers.evaluate.figures import choose_stratified
 from helpers.models import build
 
@@ -57,13 +56,6 @@ def test_batches_do_not_change_the_logits(images, config):
     one = predict(model, images, config.replace(batch_size=50))
     assert model.training
     torch.testing.assert_close(predict(model, images, config.replace(batch_size=7)), one)
-
-
-@given(total=st.integers(1, 3000), share=st.floats(0, 1))
-def test_wilson_interval_is_scipys(total, share):
-    right = round(share * total)
-    expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_opening_the_test_set_is_counted_and_dated(config):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from helpers.config import Config
 from helpers.runs import Run
 from helpers.sweep import figures, findings
-from helpers.sweep.findings import Comparison, compare, importance, mean_and_interval, plan, varied
+from helpers.sweep.findings import Comparison, compare, importance, plan, varied
 
 
 @pytest.fixture
@@ -107,17 +107,6 @@ def test_sentence(change, text):
     keys = ("parameter", "value", "baseline", "metric", "mean", "low", "high", "pairs")
     plain = ("batch_norm", True, False, "val_accuracy", 0.031, 0.01, 0.052, 14)
     assert str(Comparison(**dict(zip(keys, plain, strict=True)) | change)) == text
-
-
-@pytest.mark.parametrize("count", [6, 20])
-def test_interval_holds_the_truth_in_about_95_of_100_cases(count):
-    rng = np.random.default_rng(1)
-    inside = 0
-    for _ in range(400):
-        mean, low, high = mean_and_interval(rng.normal(1, 2, count))
-        assert low < mean < high
-        inside += low < 1 < high
-    assert 0.90 < inside / 400 < 0.98
 
 
 def pairs_of(configs, parameter, values):

@@ -10,6 +10,7 @@ from helpers.config import Config
 from helpers.data.augment import normalize
 from helpers.data.batches import batches
 from helpers.data.images import ImageSet, Splits
+from helpers.evaluate.intervals import wilson_interval
 from helpers.models import rebuild
 from helpers.models.device import choose_device, choose_dtype
 from helpers.runs import Run, now
@@ -152,11 +153,3 @@ def open_test_set(run: Run, splits: Splits, model: torch.nn.Module | None = None
     run.write_json("metrics.json", metrics)
     run.write_predictions("test", result.rows("test"))
     return result
-
-
-def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95 % interval of a share, for `right` of `total` (Wilson 1927)."""
-    share = right / total
-    center = (share + z * z / (2 * total)) / (1 + z * z / total)
-    spread = z / (1 + z * z / total) * (share * (1 - share) / total + (z / total / 2) ** 2) ** 0.5
-    return max(0.0, center - spread), min(1.0, center + spread)

@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 
 from helpers.config import Config, ConfigError
+from helpers.evaluate.intervals import NO_EVIDENCE, mean_and_interval, verdict
 from helpers.runs import Run
 
 # Fewer pairs cannot tell: five of equal sign happen by chance in 1 of 16 cases, six in 1 of 32.
@@ -40,7 +40,7 @@ class Comparison:
     @property
     def is_evidence(self) -> bool:
         """Say whether there are enough pairs and the interval leaves out 0."""
-        return self.pairs >= FEWEST_PAIRS and (self.low > 0 or self.high < 0)
+        return self.pairs >= FEWEST_PAIRS and verdict(self.low, self.high) != NO_EVIDENCE
 
     def __str__(self) -> str:
         name = self.parameter.replace("_", " ").capitalize()
@@ -78,9 +78,7 @@ def compare(runs: list[Run], metric: str = "val_accuracy") -> list[Comparison]:
     """Compare the values of every parameter by the pairs of runs that are equal in all else.
 
     A run that a sweep ended early is compared with its partner's epochs up to there. For yes and
-    no, and numbers, the larger value is compared with the smaller one. The 95 % interval is the
-    bootstrap's expanded percentile interval, which holds for few pairs, too (Hesterberg 2015, What
-    Teachers Should Know About the Bootstrap, section 5.2).
+    no, and numbers, the larger value is compared with the smaller one.
     """
     comparisons = []
     for parameter, values in varied(runs).items():
@@ -94,17 +92,6 @@ def compare(runs: list[Run], metric: str = "val_accuracy") -> list[Comparison]:
                     Comparison(parameter, value, baseline, metric, mean, low, high, len(found))
                 )
     return comparisons
-
-
-def mean_and_interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean of some numbers and the ends of its 95 % bootstrap interval."""
-    count = len(differences)
-    if count < 2:
-        return (float(differences.mean()) if count else np.nan), np.nan, np.nan
-    draws = np.random.default_rng(0).integers(0, count, (10_000, count))
-    tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf(0.025, count - 1))
-    low, high = np.quantile(differences[draws].mean(1), [tail, 1 - tail])
-    return float(differences.mean()), float(low), float(high)
 
 
 def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:

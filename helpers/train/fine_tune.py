@@ -11,9 +11,9 @@ from helpers import data, models
 from helpers.config import Config, ConfigError
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, measure, predict
+from helpers.evaluate.intervals import mean_and_interval
 from helpers.models.device import choose_device
 from helpers.runs import Run
-from helpers.sweep.findings import mean_and_interval
 from helpers.train.loop import fit
 
 SCRATCH = "scratch"
