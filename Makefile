@@ -7,13 +7,15 @@ REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 MAIN_JOB := $(filter-out notebooks/07_%, $(NOTEBOOKS))
 
-.PHONY: help run report test lint clean
+.PHONY: help run report test lint check-bounds publish clean
 
 help:
 	@echo "make run    run the notebooks on the embedded data; results in runs/"
 	@echo "make report put all that runs/ holds on one page: runs/report/report.html"
 	@echo "make test   run all tests and every notebook"
 	@echo "make lint   check the style of the code"
+	@echo "make check-bounds       test the oldest and the newest versions that are allowed (hours, GBs)"
+	@echo "make publish REPO=a/b   write this repository's address into notebooks and README"
 	@echo "make clean  remove the environment and the caches; runs/ and data/ stay"
 
 run: $(READY)
@@ -35,6 +37,9 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check
+
+publish:
+	$(PYTHON) notebooks/publish.py $(REPO)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info */__pycache__
