@@ -14,8 +14,8 @@ help:
 	@echo "make report put all that runs/ holds on one page: runs/report/report.html"
 	@echo "make test   run all tests and every notebook"
 	@echo "make lint   check the style of the code"
-	@echo "make check-bounds       test the oldest and the newest versions that are allowed (hours, GBs)"
-	@echo "make publish REPO=a/b   write this repository's address into notebooks and README"
+	@echo "make check-bounds      test the oldest and the newest versions that are allowed (10 GB)"
+	@echo "make publish REPO=a/b  write this repository's address into notebooks and README"
 	@echo "make clean  remove the environment and the caches; runs/ and data/ stay"
 
 run: $(READY)
@@ -37,6 +37,9 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check
+
+check-bounds: $(READY)
+	$(BIN)/python tests/check_bounds.py
 
 publish:
 	$(PYTHON) notebooks/publish.py $(REPO)
