@@ -21,7 +21,7 @@ import yaml
 from helpers import ROOT, data
 from helpers.config import Config
 from helpers.data import sources
-from helpers.evaluate import tradeoff
+from helpers.evaluate import compare_runs, tradeoff
 from helpers.evaluate.evaluation import open_test_set
 from helpers.models.device import environment
 from helpers.runs import Run
@@ -96,7 +96,7 @@ def main() -> None:
     rows = []
     for way, runs in found.items():
         values = [100 * run.metrics["test"]["accuracy"] for run in runs]
-        gain = fine_tune.difference(runs, found["scratch"], "test")
+        gain = compare_runs(runs, found["scratch"], "test")
         seconds = float(np.mean([run.metrics["train_seconds"] for run in runs]))
         rows.append({"way": way, "setting": tradeoff.setting_of(runs[0]), "test": values,
                      "gain": gain, "seconds": seconds,
@@ -105,12 +105,12 @@ def main() -> None:
     print("| way | trained | test accuracy | against scratch | seconds |")
     print("| --- | --- | --- | --- | --- |")
     for row in rows:
-        mean, low, high = row["gain"]
         print(f"| {row['way']} | {row['trainable']:,} | {np.mean(row['test']):.1f} ± "
-              f"{np.std(row['test'], ddof=1) if options.seeds > 1 else 0:.1f} % | {mean:+.1f} "
-              f"[{low:.1f}, {high:.1f}] | {row['seconds']:.0f} |")  # fmt: skip
+              f"{np.std(row['test'], ddof=1) if options.seeds > 1 else 0:.1f} % | {row['gain']} "
+              f"| {row['seconds']:.0f} |")  # fmt: skip
     output = ROOT / "runs" / "benchmarks" / "transfer.json"
     output.parent.mkdir(parents=True, exist_ok=True)
+    rows = [row | {"gain": vars(row["gain"])} for row in rows]
     content = {"rows": rows, "environment": environment(), **vars(options)}
     output.write_text(json.dumps(content, indent=1) + "\n")
 

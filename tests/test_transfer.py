@@ -29,16 +29,12 @@ def config(tmp_path, monkeypatch, images):
     return Config(**{**SMALL, "epochs": 1}, runs_root=str(tmp_path))
 
 
-def write_run(folder, name, config, val, params=100, trainable=100, seconds=1.0, images=()):
+def write_run(folder, name, config, val, params=100, trainable=100, seconds=1.0):
     run = Run(folder / name)
     run.folder.mkdir()
     run.write_json("config.json", config.model_dump())
     metrics = {"val": {"accuracy": val}, "params": params, "trainable": trainable}
     run.write_json("metrics.json", {**metrics, "train_seconds": seconds})
-    if images:
-        rows = [{"split": "val", "path": str(n), "label": "a", "predicted": "a" if right else "b"}
-                for n, right in enumerate(images)]  # fmt: skip
-        run.write_predictions("val", rows)
     return run
 
 
@@ -82,21 +78,6 @@ def test_once_more_with_every_image(config, images, monkeypatch):
     assert loaded[0].val_fraction == 0 and last.name == "first-final"
     assert last.metrics["epochs"] == run.metrics["best_epoch"]
     assert "val" not in last.metrics and last.history[0]["images"] == 72
-
-
-def test_difference_is_that_of_the_same_images(tmp_path):
-    config = Config()
-    runs = [write_run(tmp_path, f"a{n}", config, 0.75, images=(1, 1, 1, 0)) for n in (0, 1)]
-    others = [write_run(tmp_path, f"b{n}", config, 0.5, images=(1, 1, 0, 0)) for n in (0, 1)]
-    mean, low, high = fine_tune.difference(runs, others)
-    assert mean == pytest.approx(25) and 0 <= low < 25 < high
-    assert fine_tune.difference(others, runs)[0] == pytest.approx(-25)
-    twice = fine_tune.difference(runs, others)
-    once = fine_tune.difference(runs[:1], others[:1])
-    assert twice == pytest.approx(once)  # the same images again tell nothing new
-    assert fine_tune.difference(runs, runs) == (0, 0, 0)
-    with pytest.raises(ValueError, match="a0 and c were not measured on the same images"):
-        fine_tune.difference(runs[:1], [write_run(tmp_path, "c", config, 1, images=(1, 1))])
 
 
 def test_vote_is_the_mean_of_probabilities(config, images):

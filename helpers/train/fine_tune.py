@@ -3,7 +3,6 @@
 Start with `compare`; each way is an ordinary run.
 """
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -11,7 +10,6 @@ from helpers import data, models
 from helpers.config import Config, ConfigError
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, measure, predict
-from helpers.evaluate.intervals import mean_and_interval
 from helpers.models.device import choose_device
 from helpers.runs import Run
 from helpers.train.loop import fit
@@ -81,31 +79,6 @@ def retrain(run: Run) -> Run:
     return train(config.replace(
         val_fraction=0.0, early_stopping=0, epochs=epochs, schedule=schedule, name=name
     ))  # fmt: skip
-
-
-def difference(runs: list[Run], others: list[Run], split: str = "val") -> tuple[float, ...]:
-    """Return how much more accurate some runs are than others, with a 95 % bootstrap interval.
-
-    Runs are taken in pairs, in which both have seen the same images; in percentage points. The
-    bootstrap draws images, each with all its pairs: one that is hard is so for every seed. Raises
-    ValueError where a pair was not measured on the same images.
-    """
-    sums: dict[str, float] = {}
-    total = 0
-    for run, other in zip(runs, others, strict=True):
-        first, second = (_right_by_image(one, split) for one in (run, other))
-        if first.keys() != second.keys() or not first:
-            raise ValueError(f"{run.name} and {other.name} were not measured on the same images")
-        for path, right in first.items():
-            sums[path] = sums.get(path, 0.0) + right - second[path]
-        total += len(first)
-    values = np.array(list(sums.values())) * len(sums) / total
-    return tuple(100 * value for value in mean_and_interval(values))
-
-
-def _right_by_image(run: Run, split: str) -> dict[str, float]:
-    return {row["path"]: float(row["predicted"] == row["label"]) for row in run.predictions
-            if row["split"] == split}  # fmt: skip
 
 
 def vote(runs: list[Run], images: ImageSet) -> Evaluation:
