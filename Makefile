@@ -24,7 +24,7 @@ run: $(READY)
 		echo "$$notebook"; \
 		$(BIN)/papermill --kernel python3 $$notebook runs/$$notebook; \
 	done
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to html $(MAIN_JOB:%=runs/%)
+	@$(BIN)/python -m helpers.report.notebooks $(MAIN_JOB:%=runs/%)
 	@echo "Executed notebooks, as pages for the browser, too: runs/notebooks/"
 	@echo "The report, one file for the browser: runs/report/report.html"
 	@echo "Runs, each with its configuration, history, metrics and weights: runs/"
