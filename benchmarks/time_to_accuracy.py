@@ -15,12 +15,10 @@ import json
 import shutil
 import statistics
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -66,8 +64,8 @@ def usual_epoch(config: Config) -> float:
     loader = DataLoader(Files(source, config.image_size), config.batch_size, True, num_workers=2,
                         persistent_workers=True)  # fmt: skip
     model = models.build(config, len(source.classes))
-    plain = (nn.Sequential(OrderedDict(block.named_children())) for block in model.blocks)
-    model.blocks = nn.Sequential(*plain)
+    for block in model.blocks:
+        block.fuse = False
     optimizer = torch.optim.AdamW(model.parameters(), config.lr / 10, weight_decay=0.05)
     for _ in range(2):
         start = time.perf_counter()

@@ -14,6 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from helpers import ROOT
+
 DATASETS = ("tiny_nature", "tiny_species", "nature_12k", "caltech101", "cub200", "scenes15")
 AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the strength is)
     "horizontal_flip": (0.5, 0, 1, "probability"),
@@ -43,7 +45,7 @@ class ConfigError(ValueError):
 
 
 class Stage(BaseModel):
-    """Hold one stage of a training in several: what differs from the run's own parameters."""
+    """One stage of a training in several: what differs from the run's own parameters."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -53,7 +55,7 @@ class Stage(BaseModel):
 
 
 class Config(BaseModel):
-    """Hold one run's parameters; invalid ones raise `ConfigError` with one clear sentence.
+    """One run's parameters; invalid ones raise `ConfigError` with one clear sentence.
 
     The defaults train a small network on the drawn images in well under a minute on two cores.
     """
@@ -94,9 +96,7 @@ class Config(BaseModel):
     freeze: str = "nothing"  # FREEZING lists the strategies
     stages: list[Stage] = []  # one after another, each with epochs, lr, freeze; []: a single one
     layer_decay: float = Field(1.0, gt=0, le=1)  # factor of lr from each stage to the one before it
-    feature_views: int = Field(
-        0, ge=0
-    )  # augmented copies of each image that a frozen part sees once
+    feature_views: int = Field(0, ge=0)  # augmented copies of each image for a frozen part
     max_parameters: int | None = Field(None, ge=1)  # refuse larger networks
 
     # Training
@@ -188,6 +188,17 @@ class Config(BaseModel):
     def augmentations(self) -> list[tuple[str, float]]:
         """The augmentation list as (name, strength)."""
         return [parse_augmentation(entry) for entry in self.augment]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_weights(cls, values: dict) -> dict:
+        """Name a run by its place below `runs_root`, so that its path gives the same `id`."""
+        weights, runs_root = values.get("weights"), ROOT / str(values.get("runs_root", "runs"))
+        if isinstance(weights, str) and Path(weights).is_relative_to(runs_root):
+            run = Path(weights).relative_to(runs_root)
+            run = run.parent if run.name == "best.pt" else run
+            values = {**values, "weights": run.as_posix()}
+        return values
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "Config":

@@ -21,7 +21,7 @@ from helpers.config import Config, ConfigError
 
 @dataclass(frozen=True)
 class Run:
-    """Read and write one run's folder."""
+    """One run's folder: its files, read and written."""
 
     folder: Path
 
@@ -142,6 +142,20 @@ def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
             if run.finished and all(getattr(config, k) == v for k, v in parameters.items()):
                 found.append(run)
     return sorted(found, key=lambda run: run.status["time"])
+
+
+def best_run(dataset: str, runs_root: str | Path = "runs") -> Run | None:
+    """Return the run of a data set that is best on validation, or None where there is none.
+
+    Candidates are the finished runs that lie in `runs_root` itself, not those of a sweep, of a
+    report or of a pretraining, which have folders of their own; of equals, the oldest.
+    """
+    found = [
+        run
+        for run in find_runs(runs_root, dataset=dataset)
+        if run.folder.parent == Path(ROOT / runs_root) and "val" in run.metrics
+    ]
+    return max(found, key=lambda run: run.metrics["val"]["accuracy"], default=None)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -80,8 +80,8 @@ def test_views_are_augmented_differently_and_take_turns(splits, config):
     model = models.build(config, 3)
     freeze(model, config.freeze)
     found = features.compute(model, splits.train, splits.val, config, torch.float32, None)
-    assert found.train.values.shape[:2] == (3, 48) and found.val.values.shape[:2] == (1, 24)
-    first, second, third = found.train.values
+    assert [len(view) for view in found.train] == [48] * 3 and len(found.val) == 24
+    first, second, third = (view.values for view in found.train)
     assert not torch.equal(first, second) and not torch.equal(second, third)
     run = fit(splits, config)
     assert run.metrics["features"][0]["views"] == 3
@@ -132,7 +132,8 @@ def test_the_cut_is_late_and_loses_nothing(name, strategy, up_to):
 def test_a_beginning_that_rolls_dice_is_cut_before_the_dice():
     """Dropout behind the last frozen layer stays active, so the features end in front of it."""
     model, (_, _, last) = split("alexnet", "convolutional", 96)
-    assert last == "avgpool" and model.train().classifier[0].training
+    models.train_mode(model)
+    assert last == "avgpool" and model.classifier[0].training
 
 
 def test_features_too_large_for_memory_go_to_a_file(splits, config, tmp_path, monkeypatch):
@@ -145,7 +146,7 @@ def test_features_too_large_for_memory_go_to_a_file(splits, config, tmp_path, mo
 
 def test_the_saving_is_counted():
     """10 images took 2 s once; training looked at 24 and validation 3 times at 2: 6 s, not 2."""
-    sets = [features.FeatureSet(torch.zeros(1, n, 5), np.zeros(n)) for n in (8, 2)]
-    summary = features.Features(nn.Identity(), *sets, "x", seconds=2.0).summary(24, 3)
+    train, val = (features.FeatureSet(torch.zeros(n, 5), np.zeros(n)) for n in (8, 2))
+    summary = features.Features(nn.Identity(), [train], val, "x", seconds=2.0).summary(24, 3)
     assert summary["saved_seconds"] == pytest.approx(0.2 * 30 - 2)
     assert summary["shape"] == [5] and summary["views"] == 1

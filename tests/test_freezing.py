@@ -138,7 +138,7 @@ def test_table_of_a_deep_network_is_short_and_its_sums_are_right():
 
 def step(model, images, config):
     """Train one step in the way the loop does."""
-    model.train()
+    models.train_mode(model)
     optimizer = make_optimizer(model, config)
     nn.functional.cross_entropy(model(images), torch.arange(len(images)) % 3).backward()
     optimizer.step()
@@ -162,22 +162,23 @@ def test_train_does_not_wake_frozen_norms_and_unfreezing_does():
     model = models.build(Config(model="resnet18", image_size=64), 3)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     models.freeze(model, "all_but_last_1_stages")
-    for network in (model.train(), copy.deepcopy(model).eval().train()):
+    for network in (model, copy.deepcopy(model).eval()):
+        models.train_mode(network)
         awake = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
         assert len(awake) == 5 and network.training
     models.freeze(model, "nothing")
-    model.train()
+    models.train_mode(model)
     assert all(norm.training for norm in norms)
 
 
 def test_dropout_rests_in_the_frozen_beginning_alone():
     model = build(10, model="alexnet")
     models.freeze(model, "all_but_head")
-    model.train()
+    models.train_mode(model)
     own, new = model.classifier[0], model.classifier[6].dropout
     assert not own.training and not model.classifier[3].training and new.training
     models.freeze(model, "convolutional")  # behind the last frozen layer: it protects what learns
-    model.train()
+    models.train_mode(model)
     assert own.training and model.classifier[3].training
 
 

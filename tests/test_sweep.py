@@ -20,6 +20,7 @@ from helpers.config import Config, ConfigError
 from helpers.runs import Run
 from helpers.sweep import queue, worker
 from helpers.sweep.file import read_sweep
+from helpers.train import loop
 from helpers.train.loop import TrainingDiverged
 
 FAST = {"image_size": 32, "filters": 4, "dense": 8, "epochs": 2, "steps_per_epoch": 1,
@@ -50,7 +51,7 @@ def curves(monkeypatch):
     trained = []
 
     def make(curve):
-        def fit(model, splits, config, on_epoch=None):
+        def train(config, on_epoch=None):
             trained.append(config)
             run = Run(Path(config.runs_root) / config.name)
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def curves(monkeypatch):
             run.set_status("finished", **stopped)
             return run
 
-        monkeypatch.setattr(worker, "fit", fit)
+        monkeypatch.setattr(worker, "train", train)
         return trained
 
     return make
@@ -101,26 +102,25 @@ def test_grid_trains_every_point_once_and_is_read_again(write, config):
 
 def test_test_images_take_no_part(write, config, monkeypatch):
     seen = []
-    monkeypatch.setattr(worker, "fit", lambda model, splits, *_: seen.append(splits.test))
-    trainer = worker.Trainer(read_sweep(write(), config), config)
-    trainer.train(trainer.configure({"dropout": 0.0}, "0000"))
+    monkeypatch.setattr(loop, "fit", lambda model, splits, *_: seen.append(splits.test))
+    worker.train(read_sweep(write(), config).configure(config, {"dropout": 0.0}, "0000"))
     assert len(seen) == 1 and len(seen[0]) == 0
 
 
 def test_interrupted_sweep_continues(write, config, curves, monkeypatch):
     path = write()
     trained = curves(lambda config: [0.1, 0.2])
-    complete = worker.fit
+    complete = worker.train
 
-    def interrupted(model, splits, config, on_epoch):
+    def interrupted(config, on_epoch):
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return complete(model, splits, config, on_epoch)
+        return complete(config, on_epoch)
 
-    monkeypatch.setattr(worker, "fit", interrupted)
+    monkeypatch.setattr(worker, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep.run(path, config)
-    monkeypatch.setattr(worker, "fit", complete)
+    monkeypatch.setattr(worker, "train", complete)
     assert len(sweep.run(path, config).runs) == 6
     assert len({config.id for config in trained}) == len(trained) == 6
 

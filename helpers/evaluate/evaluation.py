@@ -90,7 +90,7 @@ class Evaluation:
 def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.Tensor:
     """Return the logits, float32 (N, C) on the CPU, of images that are never augmented.
 
-    The model is used in eval mode and left in the mode it was in.
+    The model is used in eval mode; every part of it is left in the mode it was in.
     """
     device = next(model.parameters()).device
     dtype = choose_dtype(config, device)
@@ -100,7 +100,7 @@ def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.T
     def prepare(pixels: torch.Tensor, _: int) -> torch.Tensor:
         return normalize(pixels, model.mean, model.std, dtype)
 
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     logits = []
     try:
@@ -108,7 +108,8 @@ def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.T
             for pixels, _ in batches(images, chunks, device, prepare):
                 logits.append(model(pixels).float())
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     return torch.cat(logits).cpu() if logits else torch.empty(0, len(images.classes))
 
 

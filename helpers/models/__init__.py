@@ -9,11 +9,11 @@ from torch import nn
 from helpers.config import Config, ConfigError
 from helpers.models import weights, zoo
 from helpers.models.five_blocks import FiveBlocks
-from helpers.models.freezing import freeze
+from helpers.models.freezing import freeze, train_mode
 from helpers.models.heads import INITIALIZATIONS
 from helpers.runs import Run
 
-__all__ = ["build", "freeze", "rebuild"]
+__all__ = ["build", "freeze", "rebuild", "train_mode"]
 
 
 def build(config: Config, num_classes: int) -> nn.Module:

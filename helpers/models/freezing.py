@@ -6,7 +6,6 @@ Start with `freeze`. What is frozen is a fixed function: it stays in eval mode i
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MethodType
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -40,9 +39,8 @@ def freeze(model: nn.Module, strategy: str) -> list[Layer]:
     side, as Keras does; a block is a module of the repeated kind (residual, inception, fire,
     MBConv); a stage is what a network groups its blocks in, else a block. The last K include all
     that follows them. "convolutional" freezes all but the dense layers;
-    "all_but_last_block_and_norms" trains the affine parameters of every batch norm. Frozen batch
-    norms, and all of the frozen beginning (its dropout, too), stay in eval mode, whatever
-    `model.train()` says. Raises ConfigError where the network has no such part.
+    "all_but_last_block_and_norms" trains the affine parameters of every batch norm. Train with
+    `train_mode(model)`. Raises ConfigError where the network has no such part.
     """
     form, k = parse_freeze(strategy)
     head = head_name(model)
@@ -51,8 +49,28 @@ def freeze(model: nn.Module, strategy: str) -> list[Layer]:
     trained = {name for name in names if chosen(name) or _below(name, head)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    _keep_in_eval(model, names, trained)
     return layers(model)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put a network in training mode, but what is frozen in eval mode: it is a fixed function.
+
+    That is every frozen batch norm, whose statistics would move otherwise, and everything in the
+    frozen beginning, the modules up to the last one before the first parameter that is trained.
+    """
+    model.train()
+    beginning: set[str] = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            break
+        beginning.add(name.rpartition(".")[0])
+    order = list(model.named_modules())
+    last = max((place for place, (name, _) in enumerate(order) if name in beginning), default=-1)
+    for place, (_, module) in enumerate(order):
+        learns = any(parameter.requires_grad for parameter in module.parameters())
+        norm = isinstance(module, _BatchNorm) and any(True for _ in module.parameters())
+        if not learns and (norm or place <= last):
+            module.eval()
 
 
 def head_name(model: nn.Module) -> str:
@@ -261,25 +279,3 @@ def layers_by_depth(model: nn.Module) -> list[str]:
         return min(inside or below or [len(to_output)])
 
     return sorted(order, key=depth, reverse=True)  # stable: ties keep the order of the code
-
-
-def _keep_in_eval(model: nn.Module, names: list[str], trained: set[str]) -> None:
-    """Hold modules in eval mode: frozen batch norms, and everything in the frozen beginning."""
-    beginning: set[str] = set()
-    for name in names:
-        if name in trained:
-            break
-        beginning.add(name.rpartition(".")[0])
-    order = list(model.named_modules())
-    last = max((place for place, (name, _) in enumerate(order) if name in beginning), default=-1)
-    for place, (_, module) in enumerate(order):
-        vars(module).pop("train", None)
-        learns = any(parameter.requires_grad for parameter in module.parameters())
-        norm = isinstance(module, _BatchNorm) and any(True for _ in module.parameters())
-        if not learns and (norm or place <= last):
-            module.train = MethodType(_stay_in_eval, module)
-            module.eval()
-
-
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    return nn.Module.train(module, False)

@@ -40,31 +40,6 @@ def norm_pool(
     return pooled
 
 
-class Block(nn.Sequential):
-    """Run layers named conv, norm, pool, activation in a row, the last three as one if that pays.
-
-    It does in training on a CPU, for an activation that never decreases. Hooks on the three
-    layers are then not called; in eval mode every layer runs by itself.
-    """
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        layers = dict(self.named_children())
-        order = list(layers)[1:3]
-        together = order in (["norm", "pool"], ["pool", "norm"]) and self.norm.training
-        if not together or maps.device.type != "cpu":
-            return super().forward(maps)
-        maps = layers.pop("conv")(maps)
-        if maps.dtype in (torch.float32, torch.bfloat16):
-            slope = 1.0  # an activation of another form follows by itself
-            if isinstance(self.activation, nn.ReLU | nn.LeakyReLU):
-                slope = getattr(layers.pop("activation"), "negative_slope", 0.0)
-            maps = norm_pool(maps, layers.pop("norm"), slope, order[0] == "pool")
-            del layers["pool"]
-        for layer in layers.values():
-            maps = layer(maps)
-        return maps
-
-
 class _NormPool(torch.autograd.Function):
     """The formulas of Ioffe and Szegedy 2015, with the gradient of the pooled maps alone."""
 

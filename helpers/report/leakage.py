@@ -7,12 +7,12 @@ out, test images were not.
 import shutil
 from pathlib import Path
 
-from helpers import ROOT, data, models
+from helpers import ROOT, data
 from helpers.config import Config
 from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set
 from helpers.runs import Run
-from helpers.train.loop import fit
+from helpers.train.loop import train
 
 KINDS = ("clean", "leaking")
 
@@ -29,11 +29,9 @@ def demonstrate(runs_root: str = "runs/leakage") -> dict[str, Run]:
         config = Config(
             dataset=f"folder:{folder}", name=kind, runs_root=runs_root, augment=[], dropout=0.0
         )
-        splits = data.load(config)
-        model = models.build(config, len(splits.classes))
-        runs[kind] = fit(model, splits, config)
+        runs[kind] = train(config)
         if "test" not in runs[kind].metrics:
-            open_test_set(runs[kind], splits, model)
+            open_test_set(runs[kind], data.load(config))
     return runs
 
 

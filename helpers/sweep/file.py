@@ -49,7 +49,7 @@ class Hyperband:
 
 @dataclass(frozen=True)
 class Definition:
-    """Hold a sweep as its file describes it; `content` is the file as wandb would read it."""
+    """A sweep as its file describes it; `content` is the file as wandb would read it."""
 
     name: str
     content: dict
@@ -73,6 +73,16 @@ class Definition:
         points = itertools.product(*(parameter.values for parameter in self.parameters))
         unique = {json.dumps(point): dict(zip(names, point, strict=True)) for point in points}
         return list(unique.values())[: self.run_cap]
+
+    def configure(self, config: Config, parameters: dict, prefix: str) -> Config:
+        """Return the configuration of a point; the others of its parameters are `config`'s.
+
+        Its run lies in the sweep's folder, under a name that starts with `prefix`.
+        """
+        folder = Path(config.runs_root) / "sweeps" / self.name
+        chosen = self.constants | parameters
+        config = config.replace(**chosen, runs_root=str(folder), name="")
+        return config.replace(name=f"{prefix}-{config.id}")
 
     def reached(self, value: float) -> bool:
         """Say whether a value of the metric reaches its target."""

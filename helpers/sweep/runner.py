@@ -22,13 +22,13 @@ import yaml
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
-from helpers import ROOT, data, models
+from helpers import ROOT, data
 from helpers.config import Config, ConfigError
 from helpers.runs import Run, find_runs, write_atomically
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
-from helpers.sweep.worker import Trainer, best_value, work
-from helpers.train.loop import TrainingDiverged, fit
+from helpers.sweep.worker import best_value, work
+from helpers.train.loop import TrainingDiverged, train
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run(
     until = time.time() + 60 * budget if budget else math.inf
     with tqdm(unit="run", desc=definition.name, disable=None) as bar:
         if workers == 1:
-            _run_here(study, Trainer(definition, config), until, bar)
+            _run_here(study, definition, config, until, bar)
         else:
             order = {
                 "file": str(copy),
@@ -114,10 +114,10 @@ def train_points(sweep: Sweep, configs: list[Config]) -> list[Run]:
 
     Returns the runs; one that diverges is left out and named.
     """
-    trainer, runs = Trainer(sweep.definition, Config()), []
+    runs = []
     for config in tqdm(configs, unit="run", desc=f"{sweep.definition.name}, more", disable=None):
         try:
-            runs.append(trainer.train(config))
+            runs.append(train(config))
         except TrainingDiverged as error:
             print(f"{config.name} failed: {error}")
     return runs
@@ -150,11 +150,13 @@ def _show(bar: tqdm, study: optuna.Study, definition: Definition) -> None:
     bar.refresh()
 
 
-def _run_here(study: optuna.Study, trainer: Trainer, until: float, bar: tqdm) -> None:
+def _run_here(
+    study: optuna.Study, definition: Definition, config: Config, until: float, bar: tqdm
+) -> None:
     """Work in this process until the queue is empty."""
     queue.give_back(study)
-    queue.fill(study, queue.list_points(trainer.definition, trainer.config))
-    work(study, trainer, until, on_trial=lambda: _show(bar, study, trainer.definition))
+    queue.fill(study, queue.list_points(definition, config))
+    work(study, definition, config, until, on_trial=lambda: _show(bar, study, definition))
 
 
 def _run_in_processes(
@@ -230,12 +232,11 @@ def _run_online(definition: Definition, config: Config, storage: str | None, wor
         )
     project = definition.content.get("project", "five-blocks")
     sweep_id = storage or wandb.sweep(definition.content, project=project)
-    trainer = Trainer(definition, config)
 
     def train_chosen() -> None:
         with wandb.init() as tracked:
             parameters = _flatten(dict(tracked.config), definition)
-            trainer.train(trainer.configure(parameters, tracked.id))
+            train(definition.configure(config, parameters, tracked.id))
 
     wandb.agent(sweep_id, train_chosen, project=project, count=definition.run_cap)
 
@@ -259,10 +260,9 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
     first = definition.constants | {p.name: p.examples[0] for p in definition.parameters}
     with tempfile.TemporaryDirectory() as temporary:
         chosen = config.replace(**first, runs_root=temporary, name="", tracking="none")
-        splits = data.load(chosen).without_test()
-        model = models.build(chosen, len(splits.classes))
+        data.load(chosen)  # decodes, which later runs need not
         start = time.perf_counter()
-        fit(model, splits, chosen, on_epoch=lambda row: True)
+        train(chosen, on_epoch=lambda row: True)
         seconds = time.perf_counter() - start
     count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
     minutes = count * chosen.epochs * seconds / 60 / workers

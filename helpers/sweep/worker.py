@@ -11,49 +11,23 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from helpers import data, models
 from helpers.config import Config
-from helpers.runs import Run, open_run
+from helpers.runs import open_run
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
-from helpers.train.loop import TrainingDiverged, fit
-
-SPLIT_KEYS = ("dataset", "data_root", "image_size", "resize", "val_fraction", "seed")
-
-
-class Trainer:
-    """Train points of a sweep; what is not searched or fixed by the file comes from `config`."""
-
-    def __init__(self, definition: Definition, config: Config):
-        self.definition, self.config = definition, config
-        self.splits: dict[tuple, data.Splits] = {}
-
-    def configure(self, parameters: dict, prefix: str) -> Config:
-        """Return the configuration of a point; its run's name starts with `prefix`."""
-        folder = Path(self.config.runs_root) / "sweeps" / self.definition.name
-        chosen = self.definition.constants | parameters
-        config = self.config.replace(**chosen, runs_root=str(folder), name="")
-        return config.replace(name=f"{prefix}-{config.id}")
-
-    def train(self, config: Config, on_epoch: Callable[[dict], bool] | None = None) -> Run:
-        """Train one configuration on images without the test set, loaded once for all trials."""
-        key = tuple(getattr(config, name) for name in SPLIT_KEYS)
-        if key not in self.splits:
-            self.splits = {key: data.load(config).without_test()}
-        splits = self.splits[key]
-        return fit(models.build(config, len(splits.classes)), splits, config, on_epoch)
+from helpers.train.loop import TrainingDiverged, train
 
 
 def work(
     study: optuna.Study,
-    trainer: Trainer,
+    definition: Definition,
+    config: Config,
     until: float = math.inf,
     number: int = 0,
     on_trial: Callable[[], None] = lambda: None,
@@ -63,13 +37,13 @@ def work(
     `number` tells this worker from others on the same machine; `on_trial` is called before each.
     """
     parent = os.getppid()
-    while time.time() < until and not queue.is_target_reached(study, trainer.definition):
+    while time.time() < until and not queue.is_target_reached(study, definition):
         on_trial()
-        trial = queue.claim(study, trainer.definition, trainer.config, number)
+        trial = queue.claim(study, definition, config, number)
         if trial is None:
             return
         try:
-            _run_trial(study, trial, trainer, parent)
+            _run_trial(study, trial, definition, config, parent)
         except UpdateFinishedTrialError:  # it was silent for long, and was given to another worker
             continue
         except KeyboardInterrupt:
@@ -79,8 +53,10 @@ def work(
             raise
 
 
-def _run_trial(study: optuna.Study, trial: optuna.Trial, trainer: Trainer, parent: int) -> None:
-    definition = trainer.definition
+def _run_trial(
+    study: optuna.Study, trial: optuna.Trial, definition: Definition, config: Config, parent: int
+) -> None:
+    """Train one point; what is not searched or fixed by the sweep's file comes from `config`."""
     rule, sign = definition.hyperband, definition.sign
     values: list[float] = []
 
@@ -99,11 +75,11 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, trainer: Trainer, paren
 
     try:
         parameters = {p.name: p.suggest(trial) for p in definition.parameters}
-        config = trainer.configure(parameters, f"{trial.user_attrs['slot']:04d}")
+        config = definition.configure(config, parameters, f"{trial.user_attrs['slot']:04d}")
         trial.set_user_attr("run", config.name)
         for row in open_run(config).history:  # of a worker that died
             report(row)
-        run = trainer.train(config, on_epoch)
+        run = train(config, on_epoch)
         best = best_value(values, definition)
     except (RuntimeError, ValueError, MemoryError) as error:
         if not _is_its_own_fault(error):
@@ -149,7 +125,7 @@ def main() -> None:
     config = Config(**order["config"])
     definition = read_sweep(order["file"], config)
     study = queue.open_study(definition, config, order["storage"])
-    work(study, Trainer(definition, config), order["until"] or math.inf, order["number"])
+    work(study, definition, config, order["until"] or math.inf, order["number"])
 
 
 if __name__ == "__main__":

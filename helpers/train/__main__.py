@@ -2,14 +2,8 @@
 
 import sys
 
-from helpers import data, models
 from helpers.config import Config
-from helpers.train import fit, processes
+from helpers.train import processes, train
 
 processes.join()
-config = Config.load(sys.argv[1])
-if processes.is_first():
-    data.load(config)  # decodes once, before the others look
-processes.wait()
-splits = data.load(config)
-fit(models.build(config, len(splits.classes)), splits, config)
+train(Config.load(sys.argv[1]))

@@ -21,7 +21,7 @@ from helpers.count.layers import count
 from helpers.data.augment import augment, normalize
 from helpers.data.batches import batches, mix_seeds
 from helpers.data.images import ImageSet
-from helpers.models.freezing import BLOCK
+from helpers.models.freezing import BLOCK, train_mode
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
 WORTHWHILE = 0.2  # share of the network's MACs in the frozen beginning
@@ -30,11 +30,10 @@ MEMORY = 0.25  # share of the machine's memory; more goes to a file in the run's
 
 @dataclass
 class FeatureSet:
-    """Hold the features of N images in V views: like an ImageSet, but `values` (V, N, ...)."""
+    """The features of N images in one view: like an ImageSet, but `values` (N, ...)."""
 
     values: torch.Tensor
     labels: np.ndarray
-    view: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,16 +46,16 @@ class FeatureSet:
                 self.values = self.values.to(device)
 
     def take(self, indices) -> torch.Tensor:
-        """Copy the features of some images, in the view that is set."""
-        return self.values[self.view][torch.as_tensor(indices, device=self.values.device)]
+        """Copy the features of some images."""
+        return self.values[torch.as_tensor(indices, device=self.values.device)]
 
 
 @dataclass
 class Features:
-    """Hold a stage's features and `rest`, the part of the network that turns them into logits."""
+    """A stage's features, and `rest`, the part of the network that turns them into logits."""
 
     rest: nn.Module
-    train: FeatureSet
+    train: list[FeatureSet]  # one a view
     val: FeatureSet
     up_to: str  # the last frozen module
     seconds: float  # that computing took
@@ -75,12 +74,12 @@ class Features:
 
         The estimate is the frozen part's own speed, measured, times the images of all epochs.
         """
-        computed = self.train.values.shape[0] * len(self.train) + len(self.val)
+        computed = sum(len(view) for view in self.train) + len(self.val)
         plain = self.seconds / computed * (images + epochs * len(self.val))
         return {
             "up_to": self.up_to,
-            "shape": list(self.train.values.shape[2:]),
-            "views": self.train.values.shape[0],
+            "shape": list(self.train[0].values.shape[1:]),
+            "views": len(self.train),
             "seconds": round(self.seconds, 2),
             "saved_seconds": round(plain - self.seconds, 2),
         }
@@ -140,8 +139,8 @@ def compute(
                         if values is None:
                             return None
                     values[view, chunk] = found.cpu()
-            sets.append(FeatureSet(values, images.labels))
-    return Features(rest, *sets, up_to, time.perf_counter() - started)
+            sets.append([FeatureSet(one, images.labels) for one in values])
+    return Features(rest, sets[0], sets[1][0], up_to, time.perf_counter() - started)
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Tensor | None:
@@ -171,7 +170,8 @@ def split(model: nn.Module, image_size: int) -> tuple[nn.Module, nn.Module, str]
     fifth of the MACs, or where the network cannot be traced.
     """
     try:
-        graph = _Tracer().trace(model.train())
+        train_mode(model)
+        graph = _Tracer().trace(model)
     except Exception:  # control flow that depends on data: trained the plain way
         return None
     nodes = list(graph.nodes)

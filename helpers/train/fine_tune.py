@@ -6,20 +6,20 @@ Start with `compare`; each way is an ordinary run.
 import torch
 from tqdm.auto import tqdm
 
-from helpers import data, models
+from helpers import models
 from helpers.config import Config, ConfigError
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, measure, predict
 from helpers.models.device import choose_device
 from helpers.runs import Run
-from helpers.train.loop import fit
+from helpers.train.loop import train
 
 SCRATCH = "scratch"
 NETWORK = (
     "image_size", "resize", "normalization", "model", "filters", "filter_organization",
     "kernel_size", "padding", "conv_bias", "activation", "batch_norm", "norm_after_pool",
     "pooling", "dense", "dropout", "dropout_after", "init", "head", "head_norm",
-    "head_activation", "max_parameters", "precision", "seed", "data_root", "runs_root", "tracking",
+    "head_activation", "max_parameters", "precision", "seed", "data_root", "tracking",
 )  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def pretrain(config: Config, dataset: str, epochs: int = 20) -> Run:
     Everything but the network and its images is as in the default recipe of `Config`.
     """
     network = {name: getattr(config, name) for name in NETWORK}
-    return train(Config(dataset=dataset, epochs=epochs, **network))
+    runs_root = f"{config.runs_root}/pretraining"  # not among the runs that one chooses from
+    return train(Config(dataset=dataset, epochs=epochs, runs_root=runs_root, **network))
 
 
 def compare(config: Config, ways: list[str], seeds: int = 1) -> dict[str, list[Run]]:
@@ -58,12 +59,6 @@ def _of_way(config: Config, way: str, seed: int) -> Config:
     if way == SCRATCH:
         return config.replace(weights="none", freeze="nothing", stages=[], seed=seed, name=name)
     return config.replace(freeze=way, seed=seed, name=name)
-
-
-def train(config: Config) -> Run:
-    """Load the images of a configuration, build its network and train it."""
-    splits = data.load(config)
-    return fit(models.build(config, len(splits.classes)), splits, config)
 
 
 def retrain(run: Run) -> Run:

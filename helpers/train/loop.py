@@ -1,11 +1,11 @@
-"""Training: one loop for every network and data set, continued at the same result when stopped.
+"""Training: one loop for every network and data set, continued to the same result when stopped.
 
-Start with `fit`: it continues a run that was stopped at any moment, and loads a finished one.
+Start with `train`: a run is a configuration.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -20,23 +20,36 @@ from helpers.data.batches import batches, limit_validation, mix_seeds, shuffle
 from helpers.data.images import Splits
 from helpers.evaluate.evaluation import evaluate, predict
 from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
-from helpers.models.freezing import freeze
-from helpers.runs import Run, find_runs, open_run
+from helpers.models.freezing import freeze, train_mode
+from helpers.runs import Run, best_run, find_runs, open_run
 from helpers.train import features, processes
 from helpers.train.optimizers import make_optimizer, make_scheduler
 from helpers.train.tracking import start_tracking
+
+OnEpoch = Callable[[dict], bool]  # gets an epoch's row of the history; True ends the run there
 
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a finite number; the message names the epoch and the step."""
 
 
-def fit(
-    model: nn.Module,
-    splits: Splits,
-    config: Config,
-    on_epoch: Callable[[dict], bool] | None = None,
-) -> Run:
+def train(config: Config, on_epoch: OnEpoch | None = None) -> Run:
+    """Load the images of a configuration, build its network, train it and return its run.
+
+    A run that is finished is returned as it is, and one that has begun continues; what it was
+    fine-tuned from may be gone. The test images are not handed on. `on_epoch` and errors as in `fit`.
+    """
+    run = open_run(config)
+    if run.finished:
+        return run
+    with processes.first_before_others():  # who decodes once
+        splits = data.load(config).without_test()
+    begun = (run.folder / "last.pt").exists()  # it holds all weights
+    model = models.build(config.replace(weights="none") if begun else config, len(splits.classes))
+    return fit(model, splits, config, on_epoch)
+
+
+def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | None = None) -> Run:
     """Train a model on `splits.train`, choose the best epoch on `splits.val`, return the run.
 
     With `config.stages` one stage follows the other on the same weights, each with a new optimizer
@@ -53,12 +66,11 @@ def fit(
     """
     keep_memory()
     run = open_run(config)
-    device = choose_device()
-    model.to(device, memory_format=torch.channels_last)
+    model.to(choose_device(), memory_format=torch.channels_last)
     finished = run.finished
     processes.wait()
     if not finished:
-        training = Training(model, splits, config, run, device)
+        training = Training(model, splits, config, run)
         try:
             training.run_stages(on_epoch)
         except KeyboardInterrupt:
@@ -68,10 +80,11 @@ def fit(
             run.set_status("failed", reason=str(error).splitlines()[0] if str(error) else "")
             raise
     processes.wait()
-    model.load_state_dict(run.read_checkpoint("best.pt")["model"])
+    best = run.read_checkpoint("best.pt")
+    model.load_state_dict(best["model"])
     model.eval()
     if not finished and processes.is_first():
-        _finish(model, splits, config, run, training)
+        training.finish(best["epoch"])
     processes.wait()
     return run
 
@@ -88,44 +101,14 @@ def choose_run(name: str, dataset: str) -> Run:
             known = ", ".join(run.name for run in find_runs()) or "none"
             raise FileNotFoundError(f"runs/{name} is no finished run; finished are: {known}")
         return run
-    runs = [run for run in find_runs(dataset=dataset) if "val" in run.metrics]
-    if runs:
-        return max(runs, key=lambda run: run.metrics["val"]["accuracy"])
-    config = Config(dataset=dataset)
-    print(f"No finished run of {dataset} yet: training the default network first")
-    splits = data.load(config)
-    return fit(models.build(config, len(splits.classes)), splits, config)
+    run = best_run(dataset=dataset)
+    if run is None:
+        print(f"No finished run of {dataset} yet: training the default network first")
+        run = train(Config(dataset=dataset))
+    return run
 
 
-def _finish(
-    model: nn.Module, splits: Splits, config: Config, run: Run, training: "Training"
-) -> None:
-    history = run.history
-    best = run.read_checkpoint("best.pt")["epoch"]
-    seconds = sum(row["seconds"] for row in history)
-    features = list(training.feature_summaries.values())  # the stages that had any
-    layers = models.freeze(model, stages(config)[-1].freeze)
-    metrics = {
-        "best_epoch": best,
-        "epochs": len(history),
-        "train_seconds": round(seconds + sum(part["seconds"] for part in features), 2),
-        "data_wait_share": sum(row["wait_seconds"] for row in history) / seconds,
-        "images_per_second": sum(row["images"] for row in history) / seconds,
-        "params": sum(layer.params for layer in layers),
-        "trainable": sum(layer.trained for layer in layers),  # in the last stage
-        "features": features,
-        "train": {"loss": history[best - 1]["train_loss"],
-                  "accuracy": history[best - 1]["train_accuracy"]},
-    }  # fmt: skip
-    if len(splits.val):
-        result = evaluate(model, splits.val, config)
-        metrics["val"] = result.summary()
-        run.write_predictions("val", result.rows("val"))
-    run.write_json("metrics.json", metrics)
-    run.set_status("finished", **({"stopped_at": len(history)} if training.stopped else {}))
-
-
-def stages(config: Config) -> list[Config]:
+def stages_of(config: Config) -> list[Config]:
     """Return a configuration for each stage, with its own epochs, lr and freezing."""
     return [
         config.replace(
@@ -146,7 +129,7 @@ def image_size_of_epoch(config: Config, epoch: int) -> int:
     (Howard 2018, fast.ai's DAWNBench entry). Validation and test images are always full size.
     """
     start, final = config.start_image_size or config.image_size, config.image_size
-    epochs = sum(stage.epochs for stage in stages(config))
+    epochs = sum(stage.epochs for stage in stages_of(config))
     progress = min(1.0, (epoch - 1) / (0.7 * epochs))
     return min(final, max(start, round((start + (final - start) * progress) / 16) * 16))
 
@@ -154,31 +137,31 @@ def image_size_of_epoch(config: Config, epoch: int) -> int:
 class Training:
     """A training on its way: what changes from epoch to epoch can be saved and continued."""
 
-    def __init__(
-        self, model: nn.Module, splits: Splits, config: Config, run: Run, device: torch.device
-    ):
-        self.model, self.config, self.run, self.device = model, config, run, device
+    def __init__(self, model: nn.Module, splits: Splits, config: Config, run: Run):
+        self.model, self.config, self.run = model, config, run
         self.train, self.val = splits.train, limit_validation(splits.val, config)
-        self.dtype = choose_dtype(config, device)
+        self.device = next(model.parameters()).device
+        self.dtype = choose_dtype(config, self.device)
         self.steps = config.steps_per_epoch or math.ceil(len(self.train) / config.batch_size)
-        self.stages = stages(config)
+        self.stages = stages_of(config)
         self.history: list[dict] = []
         self.best = -math.inf
         self.stopped = False
         self.saved: dict = {}  # the last checkpoint, until the stage it was written in continues
         self.features: features.Features | None = None
         self.feature_summaries: dict[int, dict] = {}  # by stage
+        self.writes = processes.is_first()
         if (run.folder / "last.pt").exists():
             self._restore(run.read_checkpoint("last.pt"))
-        else:
+        elif self.writes:
             run.write_json("environment.json", environment())
 
-    def run_stages(self, on_epoch: Callable[[dict], bool] | None) -> None:
-        """Train stage after stage, from where the run was left."""
+    def run_stages(self, on_epoch: OnEpoch | None) -> None:
+        """Train stage after stage, epoch after epoch, from where the run was left."""
         epochs = sum(stage.epochs for stage in self.stages)
         done = len(self.history) * self.steps
         log, stop_tracking = start_tracking(self.run, self.config)
-        quiet = None if processes.is_first() else True  # None: quiet where nobody watches
+        quiet = None if self.writes else True  # None: quiet where nobody watches
         bar = tqdm(total=epochs * self.steps, initial=done, unit="step", leave=False, disable=quiet)
         with bar:
             for number in range(1, len(self.stages) + 1):
@@ -188,7 +171,8 @@ class Training:
                 while not (self.stopped or self._is_over(number)):
                     epoch = len(self.history) + 1
                     bar.set_description(f"Epoch {epoch}/{epochs}")
-                    self.run.set_status("running", epoch=epoch)
+                    if self.writes:
+                        self.run.set_status("running", epoch=epoch)
                     row = {"epoch": epoch, "stage": number}
                     row |= {"lr": self.optimizer.param_groups[0]["lr"]}
                     row |= self._train_epoch(epoch, bar)
@@ -207,9 +191,7 @@ class Training:
                 model, self.train, self.val, self.stage, self.dtype, self.run.folder
             )
         learner = self.features.rest if self.features else model
-        self.parallel = processes.parallel(learner, self.device)
-        if processes.world_size() > 1:
-            freeze(model, self.stage.freeze)  # again: batch norms may have been replaced
+        self.learner = processes.parallel(learner, self.device)
         self.optimizer = make_optimizer(model, self.stage)
         self.scheduler = make_scheduler(self.optimizer, self.stage, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -220,76 +202,45 @@ class Training:
             self.scaler.load_state_dict(self.saved["scaler"])
         self.saved = {}
 
-    def _train_epoch(self, epoch: int, bar) -> dict:
+    def _train_epoch(self, epoch: int, bar: tqdm) -> dict:
         """Run one epoch; nothing in the loop waits for a GPU except the bar, twice a second."""
-        config, model = self.config, self.model
-        rank = processes.rank()
-        torch.manual_seed(mix_seeds(config.seed, epoch, rank))  # dropout
-        chunks = shuffle(self.train, self.steps, config.batch_size, config.seed, epoch)
-        own = [processes.share(chunk) for chunk in chunks]
-        size = image_size_of_epoch(config, epoch)
-
-        def prepare(pixels: torch.Tensor, step: int) -> torch.Tensor:
-            generator = torch.Generator().manual_seed(mix_seeds(config.seed, epoch, step, rank))
-            pixels = augment(pixels, config.augmentations, generator)
-            return normalize(resize(pixels, size), model.mean, model.std, self.dtype)
-
-        model.train()
-        losses, right = [], torch.zeros((), dtype=torch.int64, device=self.device)
-        seen, waited, shown = 0, 0.0, time.perf_counter()
-        started = ready = time.perf_counter()
-        images = self.train
-        if self.features:
-            images, prepare = self.features.train, features.prepare
-            images.view = (epoch - 1) % len(images.values)
-        loaded = batches(images, own, self.device, prepare)
-        for (pixels, labels), chunk in zip(loaded, chunks, strict=True):
-            waited += time.perf_counter() - ready
+        torch.manual_seed(mix_seeds(self.config.seed, epoch, processes.rank()))  # dropout
+        train_mode(self.model)
+        batch_size, smoothing = self.config.batch_size, self.config.label_smoothing
+        chunks = shuffle(self.train, self.steps, batch_size, self.config.seed, epoch)
+        meter = _Meter(bar, epoch, len(chunks), self.stage.lr)
+        loaded = meter.watch(self._batches(epoch, chunks))
+        for (images, labels), chunk in zip(loaded, chunks, strict=True):
             with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-                logits = self.parallel(pixels)
-                loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+                logits = self.learner(images)
+                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             # The gradients are averaged over processes, whose parts may differ by an image.
             part = len(labels) * processes.world_size() / len(chunk)
             self.scaler.scale(loss * part).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if config.schedule in ("one_cycle", "cosine"):
+            if self.config.schedule in ("one_cycle", "cosine"):
                 self.scheduler.step()
-            losses.append(loss.detach())
-            right += (logits.detach().argmax(1) == labels).sum()
-            seen += len(labels)
-            bar.update()
-            if time.perf_counter() - shown > 0.5:
-                shown = time.perf_counter()
-                mean_loss = self._mean_loss(losses, epoch)
-                bar.set_postfix_str(
-                    f"loss {mean_loss:.3f}, accuracy {right.item() / seen:.1%}, "
-                    f"{seen / (shown - started):.0f} images/s"
-                )
-            ready = time.perf_counter()
-        self._mean_loss(losses, epoch)
-        sizes = torch.tensor([len(chunk) for chunk in own], dtype=torch.float64)
-        total_loss = (torch.stack(losses).double().cpu() * sizes).sum()
-        sums = processes.add_up(torch.stack([total_loss, right.cpu(), sizes.sum()]))
-        images = int(sums[2])
-        return {
-            "train_loss": sums[0].item() / images,
-            "train_accuracy": sums[1].item() / images,
-            "images": images,
-            "seconds": time.perf_counter() - started,
-            "wait_seconds": waited,
-        }
+            meter.add(loss.detach(), logits.detach(), labels)
+        return meter.summary()
 
-    def _mean_loss(self, losses: list[torch.Tensor], epoch: int) -> float:
-        values = torch.stack(losses).float().cpu()
-        if not values.isfinite().all():
-            step = int((~values.isfinite()).nonzero()[0, 0]) + 1
-            raise TrainingDiverged(
-                f"the loss became {values[step - 1].item()} in epoch {epoch}, step {step} of "
-                f"{self.steps}: use a smaller lr than {self.stage.lr:g}, or batch_norm"
-            )
-        return values.mean().item()
+    def _batches(self, epoch: int, chunks: list[np.ndarray]) -> Iterator[tuple]:
+        """Yield this process's part of each batch: augmented images, or frozen features."""
+        config, rank = self.config, processes.rank()
+        own = [processes.share(chunk) for chunk in chunks]
+        if self.features:
+            views = self.features.train
+            images, prepare = views[(epoch - 1) % len(views)], features.prepare
+            return batches(images, own, self.device, prepare)
+        size = image_size_of_epoch(config, epoch)
+
+        def prepare(pixels: torch.Tensor, step: int) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(mix_seeds(config.seed, epoch, step, rank))
+            pixels = augment(pixels, config.augmentations, generator)
+            return normalize(resize(pixels, size), self.model.mean, self.model.std, self.dtype)
+
+        return batches(self.train, own, self.device, prepare)
 
     def _validate(self) -> dict:
         if not len(self.val):
@@ -317,40 +268,75 @@ class Training:
             self.feature_summaries[row["stage"]] = self.features.summary(
                 sum(r["images"] for r in rows), len(rows)
             )
-        if not len(self.val) or self._score(row) > self.best:
-            self.best = self._score(row) if len(self.val) else self.best
-            self.run.write_checkpoint(
-                "best.pt",
-                {
-                    "model": self.model.state_dict(),
-                    "epoch": row["epoch"],
-                    "classes": self.train.classes,
-                    "config": self.config.model_dump(),
-                    "mean": self.model.mean,
-                    "std": self.model.std,
-                },
-            )
-        self.run.write_checkpoint(
-            "last.pt",
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-                "scaler": self.scaler.state_dict(),
-                "history": self.history,
-                "best": self.best,
-                "features": self.feature_summaries,
-            },
-        )
-        self.run.write_csv("history.csv", self.history)
+        is_best = not len(self.val) or self._score(row) > self.best
+        if is_best and len(self.val):
+            self.best = self._score(row)
+        if self.writes:
+            if is_best:
+                self.run.write_checkpoint("best.pt", self._best_checkpoint())
+            self.run.write_checkpoint("last.pt", self._last_checkpoint())
+            self.run.write_csv("history.csv", self.history)
+
+    def _best_checkpoint(self) -> dict:
+        """Return all that is needed to use the network, without any other file or run."""
+        return {
+            "model": self.model.state_dict(),
+            "epoch": self.history[-1]["epoch"],
+            "classes": self.train.classes,
+            "config": self.config.model_dump(),
+            "mean": self.model.mean,
+            "std": self.model.std,
+        }
+
+    def _last_checkpoint(self) -> dict:
+        """Return all that is needed to continue after this epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "mean": self.model.mean,
+            "std": self.model.std,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "features": self.feature_summaries,
+        }
 
     def _restore(self, checkpoint: dict) -> None:
         self.model.load_state_dict(checkpoint["model"])
+        if "mean" in checkpoint:  # older ones lack it
+            self.model.mean, self.model.std = checkpoint["mean"], checkpoint["std"]
         self.history = checkpoint["history"]
         self.best = checkpoint["best"]
         self.feature_summaries = checkpoint["features"]
         self.saved = checkpoint
-        self.run.write_csv("history.csv", self.history)
+        if self.writes:
+            self.run.write_csv("history.csv", self.history)
+
+    def finish(self, best_epoch: int) -> None:
+        """Measure the network, which has the weights of its best epoch, and close the run."""
+        seconds = sum(row["seconds"] for row in self.history)
+        computed = list(self.feature_summaries.values())  # by the stages that had any
+        layers = freeze(self.model, self.stages[-1].freeze)
+        metrics = {
+            "best_epoch": best_epoch,
+            "epochs": len(self.history),
+            "train_seconds": round(seconds + sum(part["seconds"] for part in computed), 2),
+            "data_wait_share": sum(row["wait_seconds"] for row in self.history) / seconds,
+            "images_per_second": sum(row["images"] for row in self.history) / seconds,
+            "params": sum(layer.params for layer in layers),
+            "trainable": sum(layer.trained for layer in layers),  # in the last stage
+            "features": computed,
+            "train": {"loss": self.history[best_epoch - 1]["train_loss"],
+                      "accuracy": self.history[best_epoch - 1]["train_accuracy"]},
+        }  # fmt: skip
+        if len(self.val):
+            result = evaluate(self.model, self.val, self.config)
+            metrics["val"] = result.summary()
+            self.run.write_predictions("val", result.rows("val"))
+        self.run.write_json("metrics.json", metrics)
+        stopped = {"stopped_at": len(self.history)} if self.stopped else {}
+        self.run.set_status("finished", **stopped)
 
     def _score(self, row: dict) -> float:
         """Return the monitored figure, larger is better."""
@@ -366,3 +352,61 @@ class Training:
             best = max(rows, key=self._score)["epoch"]
             return rows[-1]["epoch"] - best >= self.config.early_stopping
         return len(rows) >= self.stages[number - 1].epochs
+
+
+class _Meter:
+    """Loss, accuracy, speed and waiting of one epoch, shown while it runs."""
+
+    def __init__(self, bar: tqdm, epoch: int, steps: int, lr: float):
+        self.bar, self.epoch, self.steps, self.lr = bar, epoch, steps, lr
+        self.losses: list[torch.Tensor] = []
+        self.sizes: list[int] = []
+        self.right: torch.Tensor | int = 0
+        self.waited = 0.0
+        self.started = self.shown = time.perf_counter()
+
+    def watch(self, loaded: Iterable[tuple]) -> Iterator[tuple]:
+        """Pass batches on and measure how long they let the loop wait."""
+        asked = time.perf_counter()
+        for batch in loaded:
+            self.waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take in a step; only every half a second the device is asked for figures to show."""
+        self.losses.append(loss)
+        self.sizes.append(len(labels))
+        self.right = self.right + (logits.argmax(1) == labels).sum()
+        self.bar.update()
+        if time.perf_counter() - self.shown > 0.5:
+            self.shown = time.perf_counter()
+            seen, loss = sum(self.sizes), self._finite_losses().mean().item()
+            self.bar.set_postfix_str(
+                f"loss {loss:.3f}, accuracy {self.right.item() / seen:.1%}, "
+                f"{seen / (self.shown - self.started):.0f} images/s"
+            )
+
+    def summary(self) -> dict:
+        """Return the epoch's part of a row of the history, over the images of all processes."""
+        sizes = torch.tensor(self.sizes, dtype=torch.float64)
+        total_loss = (self._finite_losses().double() * sizes).sum()
+        sums = processes.add_up(torch.stack([total_loss, self.right.cpu(), sizes.sum()]))
+        images = int(sums[2])
+        return {
+            "train_loss": sums[0].item() / images,
+            "train_accuracy": sums[1].item() / images,
+            "images": images,
+            "seconds": time.perf_counter() - self.started,
+            "wait_seconds": self.waited,
+        }
+
+    def _finite_losses(self) -> torch.Tensor:
+        values = torch.stack(self.losses).float().cpu()
+        if not values.isfinite().all():
+            step = int((~values.isfinite()).nonzero()[0, 0]) + 1
+            raise TrainingDiverged(
+                f"the loss became {values[step - 1].item()} in epoch {self.epoch}, step {step} of "
+                f"{self.steps}: use a smaller lr than {self.lr:g}, or batch_norm"
+            )
+        return values

@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,16 @@ def wait() -> None:
     """Wait until every process is here."""
     if distributed.is_initialized():
         distributed.barrier()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """Let the first process do something alone, and the others after it."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
 
 
 def share(indices: np.ndarray) -> np.ndarray:
