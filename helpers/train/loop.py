@@ -36,8 +36,8 @@ class TrainingDiverged(RuntimeError):
 def train(config: Config, on_epoch: OnEpoch | None = None) -> Run:
     """Load the images of a configuration, build its network, train it and return its run.
 
-    A run that is finished is returned as it is, and one that has begun continues; what it was
-    fine-tuned from may be gone. The test images are not handed on. `on_epoch` and errors as in `fit`.
+    A finished run is returned as it is, one that has begun continues; what it was fine-tuned from
+    may be gone. The test images are not handed on. `on_epoch` and errors as in `fit`.
     """
     run = open_run(config)
     if run.finished:
