@@ -1,10 +1,12 @@
 """The repository's form: nothing machine-bound, nothing large, imports in one direction."""
 
 import ast
+import inspect
 import os
 import re
 import subprocess
 from graphlib import TopologicalSorter
+from importlib import import_module
 
 import pytest
 from packaging.requirements import Requirement
@@ -85,6 +87,16 @@ def test_no_module_imports_itself_by_a_detour():
     files = [path for path in HELPERS.rglob("*.py") if path.name != "__init__.py"]
     graph = {path: {module_file(name) for name in imported(path)} for path in files}
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_the_reading_order_is_short():
+    text = (HELPERS / "README.md").read_text(encoding="utf-8").partition("## Reading order")[2]
+    lines = 0
+    for name in re.findall(r"`([a-z_.]+\.\w+)`", text):
+        module, _, thing = name.rpartition(".")
+        source = inspect.getsource(getattr(import_module(f"helpers.{module}"), thing))
+        lines += len(source.splitlines())
+    assert 300 < lines <= 800
 
 
 def test_documents_link_to_what_exists(tracked):

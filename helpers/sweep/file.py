@@ -26,7 +26,7 @@ FIXED = ("name", "runs_root", "tracking")  # decided by the sweep itself
 
 @dataclass(frozen=True)
 class Hyperband:
-    """Hold wandb's rule of early termination: the epochs at which runs are compared."""
+    """wandb's rule of early termination: the epochs at which runs are compared."""
 
     bands: list[int]
     eta: float

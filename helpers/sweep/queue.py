@@ -15,13 +15,13 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import optuna
 import psutil
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.config import Config, ConfigError
+from helpers.data.batches import mix_seeds
 from helpers.sweep.file import Definition
 
 try:
@@ -134,7 +134,7 @@ def list_points(definition: Definition, config: Config) -> list[dict]:
         return [{k: json.dumps(v) for k, v in point.items()} for point in definition.grid()]
     if definition.method == "bayes":
         return [{} for _ in range(definition.run_cap)]
-    seed = _mix(config.seed, zlib.crc32(definition.name.encode()))  # other sweeps, other points
+    seed = mix_seeds(config.seed, zlib.crc32(definition.name.encode()))
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     points = []
     for _ in range(definition.run_cap):
@@ -183,7 +183,7 @@ def claim(
     draws = 0
     while waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         begun = len(study.get_trials(deepcopy=False)) - len(waiting)
-        seed = _mix(config.seed, worker, begun)
+        seed = mix_seeds(config.seed, worker, begun)
         study.sampler = (
             optuna.samplers.RandomSampler(seed)
             if draws > MOST_DRAWS // 3
@@ -257,10 +257,6 @@ def _is_alive(trial: FrozenTrial) -> bool | None:
             process.create_time() == worker["started"] and process.status() != psutil.STATUS_ZOMBIE
         )
     return False
-
-
-def _mix(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _this_process() -> dict:

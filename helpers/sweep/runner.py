@@ -29,11 +29,12 @@ from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
 from helpers.sweep.worker import best_value, work
 from helpers.train.loop import TrainingDiverged, train
+from helpers.train.tracking import require_key
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Hold a sweep's outcome: its finished runs in the order of its queue, and why others failed.
+    """A sweep's outcome: its finished runs in the order of its queue, and why others failed.
 
     Runs that other machines trained are in their folders, not here.
     """
@@ -225,11 +226,7 @@ def _run_online(definition: Definition, config: Config, storage: str | None, wor
             "wandb's agent trains in one process: for more, start more, each with the sweep's "
             "id as storage"
         )
-    if not wandb.login(prompt=False, verify=False):
-        raise ConfigError(
-            "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
-            "or use tracking 'offline'"
-        )
+    require_key()
     project = definition.content.get("project", "five-blocks")
     sweep_id = storage or wandb.sweep(definition.content, project=project)
 

@@ -40,7 +40,7 @@ class KeyProblem(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """Hold one searched parameter.
+    """One searched parameter.
 
     `suggest(trial)` asks an Optuna trial for a value. `values` are those of a choice or a grid,
     None for a range. `examples` are values to check before anything runs.

@@ -6,6 +6,17 @@ from helpers.config import Config, ConfigError
 from helpers.runs import Run
 
 
+def require_key() -> None:
+    """Raise ConfigError where wandb finds no key; nothing is asked for."""
+    import wandb  # noqa: PLC0415  (slow to import, and most runs do not track)
+
+    if not wandb.login(prompt=False, verify=False):
+        raise ConfigError(
+            "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
+            "or use tracking 'offline'"
+        )
+
+
 def start_tracking(run: Run, config: Config) -> tuple[Callable[[dict], None], Callable[[], None]]:
     """Start `config.tracking` and return two functions: log an epoch's row, and stop.
 
@@ -16,11 +27,8 @@ def start_tracking(run: Run, config: Config) -> tuple[Callable[[dict], None], Ca
         return lambda row: None, lambda: None
     import wandb  # noqa: PLC0415  (slow to import, and most runs do not track)
 
-    if config.tracking == "online" and not wandb.login(prompt=False, verify=False):
-        raise ConfigError(
-            "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
-            "or use tracking 'offline'"
-        )
+    if config.tracking == "online":
+        require_key()
     if wandb.run is not None:  # begun by a sweep's agent; a second init in a notebook would end it
         return lambda row: wandb.run.log(row, step=int(row["epoch"])), lambda: None
     tracked = wandb.init(
