@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from helpers.config import AUGMENTATIONS
-from helpers.data.augment import _mirrored, augment, normalize
+from helpers.data.augment import augment, normalize
 from helpers.models.weights import NORMALIZATIONS
 
 
@@ -50,14 +50,16 @@ def test_flip_mirrors_the_chosen_share(images):
     assert share == pytest.approx(0.3, abs=0.03)
 
 
-@pytest.mark.parametrize("offset", [-5, -1, 0, 1, 5])
-def test_mirrored_slices_are_numpy_reflection(offset):
-    line = np.arange(12)
-    expected = np.pad(line, 5, mode="reflect")[5 + offset : 17 + offset]
-    seen = np.full(12, -1)
-    for source, target, flipped in _mirrored(12, offset):
-        seen[target] = line[source][::-1] if flipped else line[source]
-    assert seen.tolist() == expected.tolist()
+@pytest.mark.parametrize("padding", [1, 5, 31, 64])
+def test_random_crop_is_a_window_of_numpys_reflection(padding):
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8)
+    seen = augment(torch.from_numpy(images), [("random_crop", padding)], generator())
+    most = min(padding, 31)
+    offsets = torch.randint(-most, most + 1, (6, 2), generator=generator()).tolist()
+    for image, shown, (down, right) in zip(images, seen.numpy(), offsets, strict=True):
+        wide = np.pad(image, [(0, 0), (most, most), (most, most)], mode="reflect")
+        top, left = most + down, most + right
+        assert np.array_equal(shown, wide[:, top : top + 32, left : left + 32])
 
 
 def test_random_crop_takes_a_window_of_the_reflected_image(images):

@@ -9,11 +9,19 @@ import torch
 from torch.nn import functional as F
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to the device; where that is a GPU, the program does not wait for it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def normalize(images: torch.Tensor, mean, std, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Turn uint8 images (N, 3, S, S) into (pixel / 255 - mean) / std, channels last."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255 for v in (mean, std))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (mean, std))
+    offset, scale = send(torch.stack([-mean / std, 1 / std]), images.device)
     images = images.contiguous(memory_format=torch.channels_last)
-    return torch.addcmul(-mean / std, images.to(torch.float32), 1 / std).to(dtype)
+    return torch.addcmul(offset, images.to(torch.float32), scale).to(dtype)
 
 
 def augment(
@@ -34,7 +42,7 @@ def augment(
         images = _affine(images, strengths, generator)
     if "horizontal_flip" in strengths:
         chosen = _uniform(len(images), 0, 1, generator) < strengths["horizontal_flip"]
-        chosen = chosen.nonzero()[:, 0].to(images.device)
+        chosen = send(chosen.nonzero()[:, 0], images.device)
         images = images.index_copy(0, chosen, images[chosen].flip(3))
     if "color_jitter" in strengths:
         images = _color_jitter(images, strengths["color_jitter"], generator)
@@ -61,31 +69,16 @@ def _random_crop(images: torch.Tensor, padding: int, generator: torch.Generator)
     size = images.shape[-1]
     padding = min(padding, size - 1)
     offsets = torch.randint(-padding, padding + 1, (len(images), 2), generator=generator)
-    result = torch.empty_like(images)
-    for image, target, (down, right) in zip(images, result, offsets.tolist(), strict=True):
-        rows, columns = _mirrored(size, down), _mirrored(size, right)
-        for row_from, row_to, row_flip in rows:
-            for column_from, column_to, column_flip in columns:
-                part = image[:, row_from, column_from]
-                flips = [1] * row_flip + [2] * column_flip
-                target[:, row_to, column_to] = part.flip(flips) if flips else part
-    return result
-
-
-def _mirrored(size: int, offset: int) -> list[tuple[slice, slice, bool]]:
-    """Slices (from, to, flipped) that read `size` positions from `offset` on, mirrored outside."""
-    inside = size - abs(offset)
-    if offset == 0:
-        return [(slice(0, size), slice(0, size), False)]
-    if offset > 0:
-        return [
-            (slice(offset, size), slice(0, inside), False),
-            (slice(size - 1 - offset, size - 1), slice(inside, size), True),
-        ]
-    return [
-        (slice(0, inside), slice(-offset, size), False),
-        (slice(1, 1 - offset), slice(0, -offset), True),
+    pixels = images.permute(0, 2, 3, 1)
+    for dim in (1, 2):
+        before, after = pixels.narrow(dim, 1, padding), pixels.narrow(dim, -1 - padding, padding)
+        pixels = torch.cat([before.flip(dim), pixels, after.flip(dim)], dim)
+    corners = (offsets + padding).tolist()
+    cut = [
+        image[top : top + size, left : left + size]
+        for image, (top, left) in zip(pixels, corners, strict=True)
     ]
+    return torch.stack(cut).permute(0, 3, 1, 2)
 
 
 def _random_resized_crop(
@@ -117,7 +110,7 @@ def _affine(images: torch.Tensor, strengths: dict, generator: torch.Generator) -
     right, down = (_uniform(count, -shift, shift, generator) for _ in range(2))
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     matrix = torch.stack([cosine, -sine, right, sine, cosine, down], 1).view(count, 2, 3)
-    grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(send(matrix, images.device), list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
     return moved.round().clamp(0, 255).to(torch.uint8)
 
@@ -127,8 +120,8 @@ def _color_jitter(
 ) -> torch.Tensor:
     """Change brightness, then contrast, then saturation, each by a factor 1 +- strength."""
     factors = _uniform(3 * len(images), 1 - strength, 1 + strength, generator)
-    brightness, contrast, saturation = factors.to(images.device).view(3, -1, 1, 1, 1)
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    brightness, contrast, saturation = send(factors, images.device).view(3, -1, 1, 1, 1)
+    weights = send(torch.tensor([0.299, 0.587, 0.114]), images.device).view(1, 3, 1, 1)
     images = images.float() * brightness
     gray_mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     images = torch.lerp(gray_mean, images, contrast)
@@ -148,9 +141,10 @@ def _random_erasing(
     widths = (area * ratio).sqrt().round().clamp(1, size)
     tops = (_uniform(count, 0, 1, generator) * (size - heights + 1)).floor()
     lefts = (_uniform(count, 0, 1, generator) * (size - widths + 1)).floor()
-    boxes = torch.stack([tops, lefts, heights, widths], 1).int().tolist()
-    images = images.clone()
-    for image, erased, (top, left, height, width) in zip(images, chosen, boxes, strict=True):
-        if erased:
-            image[:, top : top + height, left : left + width] = 128
-    return images
+    at = torch.arange(size)
+    rows, columns = (
+        chosen[:, None] & (at >= first[:, None]) & (at < (first + length)[:, None])
+        for first, length in ((tops, heights), (lefts, widths))
+    )
+    rows, columns = send(torch.stack([rows, columns]), images.device)
+    return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 128)
