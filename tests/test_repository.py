@@ -5,8 +5,9 @@ import inspect
 import os
 import re
 import subprocess
+import sys
 from graphlib import TopologicalSorter
-from importlib import import_module
+from importlib import import_module, metadata
 
 import pytest
 from packaging.requirements import Requirement
@@ -115,6 +116,23 @@ def test_readme_names_every_notebook():
 
 def test_licence_is_mit():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
+
+
+def test_requirements_name_every_package_that_helpers_import():
+    optional = {"ultralytics"}
+    distributions = metadata.packages_distributions()
+    files = requirements("requirements.txt") + requirements("requirements-dev.txt")
+    named = {requirement.name.lower() for requirement in files}
+    for path in HELPERS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            names = [node.module] if isinstance(node, ast.ImportFrom) else names
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            for name in {name.partition(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names | optional | {"helpers"}:
+                    found = {d.lower() for d in distributions[name]}
+                    assert found & named, f"{path}: {name} is in no requirements"
 
 
 def test_requirements_never_replace_what_a_notebook_service_ships():
