@@ -113,12 +113,12 @@ def guided_backprop(
         )
     with prepared(model, images) as images:
         look_at = images if any(isinstance(neuron, Integral) for neuron in neurons) else images[:1]
-        with Trace(), torch.no_grad():
-            look_at = look_at.clone(memory_format=torch.channels_last)  # faster on a CPU
-            maps, runs = _run_to(model, Trace.mark(look_at), layer)
+        look_at = look_at.clone(memory_format=torch.channels_last)  # faster on a CPU
+        with Trace(look_at) as trace, torch.no_grad():
+            maps, runs = _run_to(model, look_at, layer)
         neurons = neurons * (count // len(neurons))
         located = [_locate(neuron, maps[i % len(maps)], layer) for i, neuron in enumerate(neurons)]
-        crops, tops, lefts, inside = _cut(images, located, maps.receptive_field)
+        crops, tops, lefts, inside = _cut(images, located, trace.field_of(maps))
         crops.requires_grad_()
         with GuidedRule():
             maps, _ = _run_to(model, crops.clone(), layer, stop_at=runs)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 POINTWISE = {
     *("relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu"),
@@ -53,69 +54,70 @@ ReceptiveField = tuple[Axis, Axis]  # rows, columns
 
 
 class Trace(TorchFunctionMode):
-    """Give feature maps a `receptive_field` while a model runs on a `mark`ed input.
+    """Note what each feature map sees of `images` (N, C, H, W), while a model runs on them.
 
     Known are convolution, pooling, batch norm, activations, sums and concatenations. Whatever has
     been through anything else (global pooling, attention, reshaping) has None.
     """
 
-    @staticmethod
-    def mark(images: torch.Tensor) -> torch.Tensor:
-        """Declare `images` (N, C, H, W) the input."""
-        images.receptive_field = (Axis(), Axis())
-        return images
+    def __init__(self, images: torch.Tensor):
+        super().__init__()
+        self.fields: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.fields[images] = Axis(), Axis()
+
+    def field_of(self, maps: object) -> ReceptiveField | None:
+        """Return the receptive field of feature maps, None where it is not known."""
+        return self.fields.get(maps) if isinstance(maps, torch.Tensor) else None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Run `func` and note what its result sees."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").strip("_")
-        field = _follow(name, args, kwargs)
+        field = self._follow(name, args, kwargs)
         result = func(*args, **kwargs)
         changed = args[0] if name == "setitem" else result
         if isinstance(changed, torch.Tensor) and name != "get":
-            changed.receptive_field = field
+            self.fields[changed] = field
         return result
 
-
-def _follow(name: str, args: tuple, kwargs: dict) -> ReceptiveField | None:
-    """Return the receptive field behind the function `name`, None where it is not known."""
-    arguments = [*args, *kwargs.values()]
-    if name in SUMS:
-        return _union(arguments[:2])
-    if name in CONCATENATIONS:
-        return _union(arguments[0])
-    field = getattr(arguments[0], "receptive_field", None) if arguments else None
-    if field is None or kwargs.get("training"):
-        return None
-    if name in POINTWISE:
-        return field
-    if name == "conv2d":
-        options = _named("input weight bias stride padding dilation", args, kwargs)
-        options["kernel_size"] = options["weight"].shape[-2:]
-    elif name == "max_pool2d":
-        options = _named("input kernel_size stride padding dilation", args, kwargs)
-    elif name == "avg_pool2d":
-        options = _named("input kernel_size stride padding", args, kwargs)
-    else:
-        return None
-    kernel = options["kernel_size"]
-    stride = options.get("stride") or (1 if name == "conv2d" else kernel)
-    sizes = (kernel, stride, options.get("padding", 0), options.get("dilation", 1))
-    rows, columns = zip(*(_pair(size) for size in sizes), strict=True)
-    return field[0].through(*rows), field[1].through(*columns)
-
-
-def _union(parts) -> ReceptiveField | None:
-    fields = [getattr(part, "receptive_field", None) for part in parts]
-    if None in fields:
-        return None
-    union = []
-    for axes in zip(*fields, strict=True):
-        if len({axis.jump for axis in axes}) > 1:
+    def _follow(self, name: str, args: tuple, kwargs: dict) -> ReceptiveField | None:
+        """Return the receptive field behind the function `name`, None where it is not known."""
+        arguments = [*args, *kwargs.values()]
+        if name in SUMS:
+            return self._union(arguments[:2])
+        if name in CONCATENATIONS:
+            return self._union(arguments[0])
+        field = self.field_of(arguments[0]) if arguments else None
+        if field is None or kwargs.get("training"):
             return None
-        low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
-        union.append(Axis(axes[0].jump, low, high))
-    return union[0], union[1]
+        if name in POINTWISE:
+            return field
+        if name == "conv2d":
+            options = _named("input weight bias stride padding dilation", args, kwargs)
+            options["kernel_size"] = options["weight"].shape[-2:]
+        elif name == "max_pool2d":
+            options = _named("input kernel_size stride padding dilation", args, kwargs)
+        elif name == "avg_pool2d":
+            options = _named("input kernel_size stride padding", args, kwargs)
+        else:
+            return None
+        kernel = options["kernel_size"]
+        stride = options.get("stride") or (1 if name == "conv2d" else kernel)
+        sizes = (kernel, stride, options.get("padding", 0), options.get("dilation", 1))
+        rows, columns = zip(*(_pair(size) for size in sizes), strict=True)
+        return field[0].through(*rows), field[1].through(*columns)
+
+    def _union(self, parts) -> ReceptiveField | None:
+        fields = [self.field_of(part) for part in parts]
+        if None in fields:
+            return None
+        union = []
+        for axes in zip(*fields, strict=True):
+            if len({axis.jump for axis in axes}) > 1:
+                return None
+            low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
+            union.append(Axis(axes[0].jump, low, high))
+        return union[0], union[1]
 
 
 def _named(names: str, args: tuple, kwargs: dict) -> dict:
