@@ -84,6 +84,7 @@ class Config(BaseModel):
     norm_after_pool: bool = False  # batch norm sees the pooled map: faster, another network
     pooling: Literal["flatten", "average"] = "flatten"  # what the dense layers see
     dense: int | list[int] = 128  # widths of the hidden dense layers; [] for none
+    dense_norm: bool = False  # batch norm behind each hidden dense layer
     dropout: float = Field(0.2, ge=0, lt=1)
     dropout_after: Literal["dense", "blocks", "both"] = "dense"
     init: Literal["default", "kaiming", "glorot"] = "default"
@@ -93,6 +94,8 @@ class Config(BaseModel):
     head: Literal["linear", "dense"] = "linear"  # a new last layer; or pooling and dense, as above
     head_norm: bool = False  # batch norm on the features in front of the dense layers
     head_activation: Literal["none", "relu", "leaky_relu"] = "none"  # in front of the last layer
+    logits_activation: Literal["none", "relu", "leaky_relu"] = "none"  # behind the last layer
+    logits_dropout: float = Field(0.0, ge=0, lt=1)  # behind the last layer and its activation
     freeze: str = "nothing"  # FREEZING lists the strategies
     stages: list[Stage] = []  # one after another, each with epochs, lr, freeze; []: a single one
     layer_decay: float = Field(1.0, gt=0, le=1)  # factor of lr from each stage to the one before it

@@ -177,6 +177,8 @@ def test_growth_is_the_ratio_of_two_counts():
     batch_norm=st.booleans(),
     pooling=st.sampled_from(["flatten", "average"]),
     dense=st.one_of(st.integers(1, 40), st.lists(st.integers(1, 40), max_size=3)),
+    dense_norm=st.booleans(),
+    head_norm=st.booleans(),
     num_classes=st.integers(2, 20),
 )
 def test_formulas_equal_pytorch_for_any_configuration(num_classes, **parameters):

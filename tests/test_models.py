@@ -76,6 +76,32 @@ def test_dropout_is_where_it_is_asked_for(dropout_after, places):
     assert len(dropouts) == places and {m.p for m in dropouts} == {0.3}
 
 
+def test_batch_norm_behind_the_dense_layer():
+    model = build(Config(filters=4, dense=[6, 5], dense_norm=True, activation="relu"), 3).eval()
+    features = torch.randn(4, model.head.dense1.in_features)
+    hidden = F.relu(model.head.norm1(model.head.dense1(features)))
+    hidden = F.relu(model.head.norm2(model.head.dense2(hidden)))
+    torch.testing.assert_close(model.head(features), model.head.classifier(hidden))
+
+
+@pytest.mark.parametrize("name", ["five_blocks", "efficientnet_b0"])
+def test_activation_and_dropout_on_the_logits(name):
+    """As a CUB-200 report's appendix has it: dense to the classes, ReLU, dropout."""
+    given = dict(model=name, filters=4, dense=6, image_size=64, seed=3, dropout=0.0)
+    plain = build(Config(**given), 7).eval()
+    model = build(Config(**given, logits_activation="relu", logits_dropout=0.5), 7).eval()
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(6, 3, 64, 64)
+    with torch.no_grad():
+        expected = F.relu(plain(images))
+        torch.testing.assert_close(model(images), expected)
+    assert 0 < (expected == 0).float().mean() < 1
+    head = model.get_submodule(model.head_name.removesuffix(".classifier"))
+    names = [name for name, _ in head.named_children()]
+    assert names[-3:] == ["classifier", "logits_activation", "logits_dropout"]
+    assert head.logits_dropout.p == 0.5
+
+
 @pytest.mark.parametrize(("init", "gain"), [("kaiming", 2.0), ("glorot", 1.0)])
 def test_initialization_has_the_published_variance(init, gain):
     """He et al. 2015: 2 / fan_in; Glorot and Bengio 2010: 2 / (fan_in + fan_out)."""

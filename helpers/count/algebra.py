@@ -71,8 +71,10 @@ def formulas(config: Config, num_classes: int) -> tuple[Formula, Formula]:
         macs["convolutions"].append(area * k**2 * channels * f)
         channels = f
     features = channels * (config.feature_sizes[-1][1] ** 2 if config.pooling == "flatten" else 1)
+    params["batch norm"] += [2 * features] if config.head_norm else []
     for name, n in [*(("dense", n) for n in dense), ("classifier", sympy.Integer(num_classes))]:
         params[name] += [features * n, n]
+        params["batch norm"] += [2 * n] if config.dense_norm and name == "dense" else []
         macs["dense layers"].append(features * n)
         features = n
     params = {part: terms for part, terms in params.items() if terms}

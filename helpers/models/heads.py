@@ -18,7 +18,7 @@ ACTIVATIONS = {
 
 
 def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn.Sequential:
-    """Make pooling, flatten, batch norm, hidden dense layers with dropout, and the last layer.
+    """Make pooling, flatten, batch norm, hidden dense layers, and the last layer.
 
     `features` is what is left after `pool` (a module; None: nothing to pool) and flattening.
     """
@@ -28,6 +28,8 @@ def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn
         layers["norm"] = nn.BatchNorm1d(features)
     for number, width in enumerate(config.dense_list, start=1):
         layers[f"dense{number}"] = nn.Linear(features, width)
+        if config.dense_norm:
+            layers[f"norm{number}"] = nn.BatchNorm1d(width)
         layers[f"activation{number}"] = ACTIVATIONS[config.activation]()
         if config.dropout and config.dropout_after in ("dense", "both"):
             layers[f"dropout{number}"] = nn.Dropout(config.dropout)
@@ -35,7 +37,7 @@ def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn
     if config.head_activation != "none":
         layers["activation"] = ACTIVATIONS[config.head_activation]()
     layers["classifier"] = nn.Linear(features, num_classes)
-    return nn.Sequential(OrderedDict(layers))
+    return nn.Sequential(OrderedDict(layers | _behind(config)))
 
 
 def linear_head(config: Config, old: nn.Linear | nn.Conv2d, num_classes: int) -> nn.Sequential:
@@ -51,7 +53,17 @@ def linear_head(config: Config, old: nn.Linear | nn.Conv2d, num_classes: int) ->
         layers["activation"] = ACTIVATIONS[config.head_activation]()
     last = nn.Conv2d(features, num_classes, 1) if on_maps else nn.Linear(features, num_classes)
     layers["classifier"] = last
-    return nn.Sequential(OrderedDict(layers))
+    return nn.Sequential(OrderedDict(layers | _behind(config)))
+
+
+def _behind(config: Config) -> dict[str, nn.Module]:
+    """Make what works on the logits themselves: an activation and dropout, unusual as they are."""
+    layers: dict[str, nn.Module] = {}
+    if config.logits_activation != "none":
+        layers["logits_activation"] = ACTIVATIONS[config.logits_activation]()
+    if config.logits_dropout:
+        layers["logits_dropout"] = nn.Dropout(config.logits_dropout)
+    return layers
 
 
 def _kaiming(module: nn.Module) -> None:

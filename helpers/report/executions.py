@@ -4,6 +4,7 @@ Start with `plan`. A row runs as its report states it or, with changes, on other
 parameters; its status then says which.
 """
 
+import itertools
 import json
 import subprocess
 from contextlib import suppress
@@ -172,9 +173,8 @@ def _change(
         content = yaml.safe_load((ROOT / parameters["sweep"]).read_text(encoding="utf-8"))
         given = content["parameters"]
         old = {name: entry["value"] for name, entry in given.items() if "value" in entry}
-        widest = {n: max(e["values"]) for n, e in given.items() if n == "kernel_size"}
-        new = _adapt({**old, **widest}, dataset, changes)
-        new = {name: value for name, value in new.items() if name not in widest}
+        varied = {n: e["values"] for n, e in given.items() if n in NETWORK and "values" in e}
+        new = _adapt(old, dataset, changes, varied)
         content["parameters"] = {**given, **{name: {"value": v} for name, v in new.items()}}
         result = dict(parameters), (content if new != old else None)
     elif row.notebook in TRAINING:
@@ -191,8 +191,11 @@ def _change(
     return *result, remarks + [f"{name} {new.get(name)}" for name in different]
 
 
-def _adapt(parameters: dict, dataset: str, changes: dict) -> dict:
-    """Put another data set and other values into a training's parameters."""
+def _adapt(parameters: dict, dataset: str, changes: dict, varied: dict | None = None) -> dict:
+    """Put another data set and other values into a training's parameters.
+
+    Images are large enough for every combination of the `varied` values of `NETWORK`.
+    """
     new = {**parameters, **({"dataset": dataset} if dataset else {})}
     if dataset in EMBEDDED:
         if new.get("weights") == "imagenet":
@@ -200,7 +203,12 @@ def _adapt(parameters: dict, dataset: str, changes: dict) -> dict:
         new.pop("start_image_size", None)
         if "image_size" not in changes:
             network = {name: new[name] for name in NETWORK if name in new}
-            new["image_size"] = _smallest_image_size(json.dumps(network))
+            varied = varied or {}
+            every = itertools.product(*varied.values())
+            points = [dict(zip(varied, values, strict=True)) for values in every]
+            new["image_size"] = max(
+                _smallest_image_size(json.dumps({**network, **point})) for point in points
+            )
     new |= changes
     if "epochs" in changes and new.get("stages"):
         new["stages"] = [{**stage, "epochs": changes["epochs"]} for stage in new["stages"]]

@@ -3,14 +3,16 @@
 The rules:
 
 - A count (parameters, trainable, MACs) is *equal*, or *wrong in the report* where the row says why
-  and our count is the right value, else *differs*.
+  and our count is the right value, else *differs*. A rounded one (3.4 M) is equal when it is less
+  than one unit of its last digit away, a bound (< 10 M) when it holds.
 - An accuracy is *reproduced* when the stated value lies within the mean ± 2 standard deviations of
   at least three runs, or within 2 points of the mean; otherwise it is *better* or *worse*.
 - Losses, epochs and numbers of runs are shown and not judged: reports average losses differently,
   and the others are chosen, not measured.
 - A run on other data than the report's, or with other parameters, is never judged.
 - A row without a finished run is *not run*, with the reason if it failed and the command to run it.
-- Rows of our own, beside a report's, have nothing stated and are shown.
+- A figure is *stated* where it is in the report's text, *derived* where it follows from that, and
+  *others'* where it is of another source; rows of our own have none and are shown.
 """
 
 import csv
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers import ROOT
-from helpers.report.rows import TRAINING, Row, counts_of, load_all, runs_of
+from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
 from helpers.runs import Run
 
 POINTS = 2.0  # percentage points
@@ -30,17 +32,18 @@ OWN = ("val_accuracy", "test_accuracy", "epochs", "parameters")  # shown of rows
 NOT_JUDGED = "shown"
 GOOD, BAD = ("equal", "reproduced", "better"), ("worse", "differs", "wrong in the report")
 NUMBERS = ("stated", "measured", "std", "runs", "difference")
-COLUMNS = ("report", "row", "measure", *NUMBERS, "verdict", "remark")
+COLUMNS = ("report", "row", "measure", "kind", *NUMBERS, "verdict", "remark")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Hold one stated figure and its measurement; accuracies in percent."""
+    """One figure of a row and its measurement; accuracies in percent."""
 
     report: str
     row: str
     measure: str
-    stated: float | None  # None: a row of our own
+    kind: str  # of experiments.KINDS; "": a row of our own
+    stated: float | str | None  # the figure, rounded ("3.4 M") or not; None: a row of our own
     values: tuple[float, ...]  # one a run; one for a count; empty: not run
     verdict: str
     remark: str = ""
@@ -58,12 +61,13 @@ class Entry:
         """Return the entry as text by column."""
         digits = 2 if "accuracy" in self.measure else 4 if "loss" in self.measure else 0
         mean, std, stated = self.mean, self.std, self.stated
-        difference = None if mean is None or stated is None else mean - stated
+        difference = None if mean is None or stated is None else mean - number(stated)
         return {
             "report": self.report,
             "row": self.row,
             "measure": self.measure.replace("_", " "),
-            "stated": _number(stated, digits),
+            "kind": self.kind.replace("others", "others'"),
+            "stated": stated if isinstance(stated, str) else _number(stated, digits),
             "measured": _number(mean, digits),
             "std": _number(std, digits) if digits else "",
             "runs": str(len(self.values)) if self.values else "",
@@ -74,7 +78,10 @@ class Entry:
 
 
 def judge(
-    measure: str, stated: float | None, values: tuple[float, ...], right: float | None = None
+    measure: str,
+    stated: float | str | None,
+    values: tuple[float, ...],
+    right: float | None = None,
 ) -> str:
     """Return the verdict on one figure; `right` is the true value where the report is wrong."""
     if not values:
@@ -83,13 +90,14 @@ def judge(
         return NOT_JUDGED
     mean = statistics.mean(values)
     if "accuracy" in measure:
+        there = number(stated)
         spread = 2 * statistics.stdev(values) if len(values) >= 3 else 0.0
-        if abs(mean - stated) <= max(POINTS, spread):
+        if abs(mean - there) <= max(POINTS, spread) or (there != stated and fits(stated, mean)):
             return "reproduced"
-        return "better" if mean > stated else "worse"
-    if "loss" in measure or measure in ("epochs", "images", "runs"):
+        return "better" if mean > there else "worse"
+    if "loss" in measure or measure in ("epochs", "runs"):
         return NOT_JUDGED
-    if mean == stated:
+    if fits(stated, mean):
         return "equal"
     return "wrong in the report" if right is not None and mean == right else "differs"
 
@@ -101,23 +109,24 @@ def measure_of(run: Run, measure: str) -> float | None:
         return metrics["params" if measure == "parameters" else "trainable"]
     if measure == "epochs":
         return metrics["epochs"]
-    split, _, figure = measure.partition("_")
+    split, _, figure = measure.rpartition("_")
+    split = split or "test"  # "accuracy": of images that the report does not name
     value = metrics.get(split, {}).get(figure)
     return 100 * value if value is not None and figure == "accuracy" else value
 
 
 def ledger(runs_root: str = "runs") -> list[Entry]:
-    """Return an entry for each figure that the five reports state, and for our own that ran."""
+    """Return an entry for each figure of the five reports' rows, and for our own that ran."""
     return [entry for row in load_all() for entry in entries_of(row, runs_root)]
 
 
 def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Entry]:
-    """Return an entry for each stated figure of a row; on other data they are not judged."""
+    """Return an entry for each figure of a row; on other data they are not judged."""
     counts = counts_of(row, runs_root) if row.counts else None
     runs = [] if row.counts else runs_of(row, dataset, runs_root)
-    own = {} if row.notebook not in TRAINING else dict.fromkeys(OWN)
+    own = [("", measure, None) for measure in OWN] if row.notebook in TRAINING else []
     found = []
-    for measure, stated in (row.stated or own).items():
+    for kind, measure, stated in list(row.figures()) or own:
         if row.counts:
             values = () if counts is None else (counts[measure],)
         elif measure == "runs":
@@ -130,9 +139,9 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
             values = tuple(value for value in every if value is not None)
         if stated is None and not values:
             continue
-        wrong = row.wrong.get(measure, {})
-        verdict = judge(measure, stated, values, wrong.get("right"))
-        remark = wrong.get("why", "")
+        wrong = row.wrong.get(measure) if kind == "stated" else None
+        verdict = judge(measure, stated, values, wrong.right if wrong else None)
+        remark = wrong.why if wrong else ""
         if dataset and values:
             verdict, remark = NOT_JUDGED, f"on {dataset}, not the report's data"
         elif verdict == "not run":
@@ -140,7 +149,7 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
             remark = f"python -m helpers.report.batch {file} --rows {row.name}"
             reason = reason_of(row, runs_root)
             remark = f"failed: {reason}; {remark}" if reason else remark
-        found.append(Entry(row.report, row.name, measure, stated, values, verdict, remark))
+        found.append(Entry(row.report, row.name, measure, kind, stated, values, verdict, remark))
     return found
 
 

@@ -69,14 +69,15 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
     counting = {(row.report, row.name) for row in rows if row.counts}
     counts = [entry for entry in entries if (entry.report, entry.row) in counting]
     trained = [entry for entry in entries if (entry.report, entry.row) not in counting]
-    stated = [entry for entry in entries if entry.stated is not None]
+    stated = [entry for entry in entries if entry.kind == "stated"]
     verdicts = Counter(entry.verdict for entry in stated)
+    good = sum(entry.verdict == "equal" for entry in counts)
     return {
         "newest": runs[-1].status["time"][:16].replace("T", " ") + " UTC" if runs else "none yet",
         "commit": environment()["commit"],
         "facts": [
             (len(stated), "figures stated by five reports"),
-            (verdicts["equal"], f"of {len(counts)} counts equal"),
+            (good, f"of {len(counts)} counts equal"),
             (verdicts["reproduced"] + verdicts["better"], "accuracies reproduced or better"),
             (verdicts["not run"], "figures not run here yet"),
             (len(runs), "finished runs"),
@@ -91,6 +92,8 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
             for name, title in _titles().items()
         ],
         "counts": [entry for entry in counts if entry.values],
+        "remarks": _remarks([row for row in rows if row.counts],
+                            [entry for entry in counts if entry.values]),
         "other": _on_other_data(runs_root),
         "leakage": _leakage(runs_root),
         "sweeps": _sweeps(runs),
@@ -153,17 +156,18 @@ def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_r
         "entries": measured,
         "unrun": list(failed),
         "failed": {row: reason for row, reason in failed.items() if reason},
-        "remarks": _remarks([row for row in rows if row.name in done], measured),
+        "remarks": _remarks([row for row in trained if row.name in done], measured),
     }
 
 
-def _remarks(rows: list[Row], entries: list[Entry]) -> dict[str, list[str]]:
-    """Return each remark on rows that ran, with the names of the rows that it is about."""
-    remarks: dict[str, list[str]] = {}
+def _remarks(rows: list[Row], entries: list[Entry]) -> dict[tuple[str, str], list[str]]:
+    """Return each note (kind, text) on rows that ran, with the names of the rows it is about."""
+    remarks: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        wrong = [entry.remark for entry in entries if entry.row == row.name and entry.remark]
-        for remark in (*row.open, *wrong):
-            remarks.setdefault(remark, []).append(row.name)
+        found = [entry for entry in entries if (entry.report, entry.row) == (row.report, row.name)]
+        wrong = [("", f"{entry.measure}: {entry.remark}") for entry in found if entry.remark]
+        for note in (*row.notes, *wrong) if found else ():
+            remarks.setdefault(note, []).append(f"{row.report} {row.name}")
     return remarks
 
 

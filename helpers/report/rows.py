@@ -7,14 +7,23 @@ row holds. Start with `load_all`; `runs_of` and `counts_of` give what was measur
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Annotated, Any
 
 import papermill
 import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)  # fmt: skip
 from torch import nn
 
 from helpers import ROOT
@@ -30,35 +39,126 @@ SWEEPING = "03_sweep"
 TRAINING = ("02_train_from_scratch", "06_fine_tune")  # a run folder each
 LIMIT_MINUTES = 720
 
-MEASURES = (  # what a report states of a run; accuracies in percent, losses in nats
+MEASURES = (  # what is stated of a run; accuracies in percent, losses in nats
     "train_loss", "val_loss", "test_loss", "train_accuracy", "val_accuracy", "test_accuracy",
-    "parameters", "trainable", "epochs", "images", "runs",
+    "accuracy",  # of images that the report does not name: compared with our test images
+    "parameters", "trainable", "epochs", "runs",
 )  # fmt: skip
+KINDS = {  # of a row's figures
+    "stated": "in the report's own text",
+    "derived": "follows from what the report states",
+    "others": "what others state for the same task",
+}
+NOTES = {  # kinds of remarks
+    "claim": "what the report says without a number",
+    "derived": "what follows from what the report states",
+    "guess": "what the report leaves open, and what was chosen",
+    "contradiction": "where the report disagrees with itself or its task, and what was taken",
+    "remark": "what else one should know",
+    "own": "a row of our own beside the report's, and why",
+}
+FIGURE = re.compile(r"([<>] )?(\d+(\.\d+)?)( [kM])?")
 
 
 class ExperimentError(ValueError):
     """A row that cannot be run as written; the message names file and row and the way out."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """Hold one row of a report: how to run it, what the report states, what it leaves open."""
+def number(figure: float | str) -> float:
+    """Return the number in a figure: 3,400,000 for "3.4 M", 80 for "> 80"."""
+    return float(figure) if not isinstance(figure, str) else _parse(figure)[1]
+
+
+def fits(figure: float | str, value: float) -> bool:
+    """Say whether a value is what a figure says.
+
+    A number has to be equal; a rounded one ("3.4 M") less than one unit of its last digit away,
+    for figures are rounded and cut off; a bound ("< 10 M") has the value on its side.
+    """
+    if not isinstance(figure, str):
+        return figure == value
+    bound, there, unit = _parse(figure)
+    if bound:
+        return value < there if bound == "<" else value > there
+    return abs(value - there) < unit
+
+
+def _parse(figure: str) -> tuple[str, float, float]:
+    """Return bound ("", "<" or ">"), value and the worth of the last digit of a figure in text."""
+    bound, digits, fraction, letter = FIGURE.fullmatch(figure).groups("")
+    scale = {"": 1, " k": 1e3, " M": 1e6}[letter]
+    return bound.strip(), float(digits) * scale, scale * 10.0 ** -max(0, len(fraction) - 1)
+
+
+def _check_figure(value: Any) -> Any:
+    if isinstance(value, str) and FIGURE.fullmatch(value):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise ValueError('should be a number, or text such as "3.4 M", "< 10 M", "> 80"')
+
+
+def _flat(notes: Any) -> Any:
+    """Join notes and (by YAML's aliases) lists of notes to one list."""
+    if not isinstance(notes, list):
+        return [notes]
+    return [note for entry in notes for note in _flat(entry)]
+
+
+def _check_note(note: Any) -> Any:
+    if isinstance(note, dict) and len(note) == 1:
+        ((kind, text),) = note.items()
+        if kind in NOTES and isinstance(text, str):
+            return kind, " ".join(text.split())
+        if kind not in NOTES:
+            raise ValueError(f"unknown kind '{kind}'{did_you_mean(str(kind), NOTES)}; "
+                             f"choose from {', '.join(NOTES)}")  # fmt: skip
+    raise ValueError('should be a kind and a sentence, such as "guess: Which VGG: here VGG16."')
+
+
+Figures = dict[str, Annotated[Any, AfterValidator(_check_figure)]]
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Wrong(BaseModel):
+    """A stated count that is wrong."""
+
+    model_config = STRICT
+
+    right: float  # the true value
+    why: str  # a sentence
+
+
+class Row(BaseModel):
+    """One row of a report: how to run it, what the report states, what it leaves open."""
+
+    model_config = STRICT
 
     report: str  # R1 ... R5
-    name: str  # unique in its file
+    name: str = Field(pattern=r"^[\w.-]+$")  # unique in its file
+    section: str = ""  # of the report, whose words the row implements; "": a row of our own
     notebook: str  # the file's stem
-    parameters: dict  # as for `papermill -f`
-    grid: dict[str, list]  # parameter: values; every combination is an execution of its own
-    stated: dict[str, float]  # MEASURES; of a count, names in counts.json or sums of them
-    open: tuple[str, ...]  # what the report leaves open, and what was chosen
-    wrong: dict[str, dict]  # stated key: {"right": the true value, "why": a sentence}
-    test: bool  # notebook 04 opens the test set afterwards
-    limit_minutes: float  # wall-clock time of one execution
+    parameters: dict[str, Any] = {}  # as for `papermill -f`
+    grid: dict[str, list] = {}  # parameter: values; every combination is an execution of its own
+    stated: Figures = {}  # MEASURES; of a count, names in counts.json or sums of them
+    derived: Figures = {}
+    others: Figures = {}
+    wrong: dict[str, Wrong] = {}  # by stated measure
+    notes: Annotated[
+        list[Annotated[Any, AfterValidator(_check_note)]], BeforeValidator(_flat)
+    ] = []  # (kind of NOTES, text)
+    test: bool = False  # notebook 04 opens the test set afterwards
+    limit_minutes: float = LIMIT_MINUTES  # wall-clock time of one execution
 
     @property
     def counts(self) -> bool:
         """Whether the row counts a network and trains nothing."""
         return self.notebook == COUNTING
+
+    @property
+    def own(self) -> bool:
+        """Whether the row is beside the report's, not of it."""
+        return any(kind == "own" for kind, _ in self.notes)
 
     @property
     def points(self) -> dict[str, dict]:
@@ -69,6 +169,47 @@ class Row:
             words = [self.name, *(f"{name}{value}" for name, value in chosen.items())]
             points[re.sub(r"[^\w.-]+", "_", "-".join(words))] = {**self.parameters, **chosen}
         return points
+
+    def figures(self) -> Iterator[tuple[str, str, float | str]]:
+        """Yield each figure of the row as (kind, measure, figure)."""
+        for kind in KINDS:
+            for measure, figure in getattr(self, kind).items():
+                yield kind, measure, figure
+
+    @model_validator(mode="after")
+    def _check(self) -> "Row":
+        if bool(self.section) == self.own:
+            raise ValueError("it needs a section of the report, or a note own: why it is there")
+        measures = [measure for _, measure, _ in self.figures()]
+        for measure in measures:
+            if not self.counts and measure not in MEASURES:
+                raise ValueError(f"unknown measure '{measure}'{did_you_mean(measure, MEASURES)}; "
+                                 f"choose from {', '.join(MEASURES)}")  # fmt: skip
+            if measures.count(measure) > 1:
+                raise ValueError(f"{measure} is given twice: it is one of {', '.join(KINDS)}")
+        for measure in self.wrong:
+            if measure not in self.stated:
+                hint = did_you_mean(measure, self.stated)
+                raise ValueError(f"wrong: '{measure}' is not stated{hint}")
+        if self.test and self.notebook != "02_train_from_scratch":
+            raise ValueError("test is for notebook 02_train_from_scratch; others have a parameter")
+        known = notebook_parameters(self.notebook)
+        for name, values in self.grid.items():
+            if not values:
+                raise ValueError(f"grid: {name} = [] should be a list of values")
+        for parameters in self.points.values():
+            for name, value in parameters.items():
+                if name in Config.model_fields:
+                    continue
+                if name not in known:
+                    hint = did_you_mean(name, [*Config.model_fields, *known])
+                    raise ValueError(f"unknown parameter '{name}'{hint}")
+                if type(value).__name__ != known[name]:
+                    wanted = known[name]
+                    raise ValueError(f"{name} = {value!r} is not possible: it should be {wanted}")
+            if self.notebook != SWEEPING:
+                config_of(self, parameters)
+        return self
 
 
 def load_all() -> list[Row]:
@@ -93,24 +234,52 @@ def load(path: Path | str) -> list[Row]:
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise ExperimentError(f"{path.name} is no report: it needs report, title and a list rows")
-    where = path.name
-    _check_keys(where, content, ("report", "title", "rows"))
+    for key in content:
+        if key not in ("report", "title", "rows"):
+            raise ExperimentError(f"{path.name}: unknown key '{key}' beside report, title, rows")
     rows: list[Row] = []
-    for number, entry in enumerate(content["rows"], start=1):
-        where = f"{path.name}, row {number}"
+    for place, entry in enumerate(content["rows"], start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise ExperimentError(f"{where}: it needs a name")
+            raise ExperimentError(f"{path.name}, row {place}: it needs a name")
         where = f"{path.name}, row '{entry['name']}'"
         try:
-            row = _read_row(content["report"], entry, path.parent)
-            _check_keys("", entry, ROW_KEYS)
-            _check_row(row)
+            rows.append(Row(report=content["report"], **_with_parameters(entry, path.parent)))
+        except ValidationError as error:
+            raise ExperimentError(f"{where}: {_sentence(error.errors()[0])}") from None
         except (ConfigError, ExperimentError) as error:
-            raise ExperimentError(f"{where}: {str(error).removeprefix(': ')}") from None
-        if row.name in {other.name for other in rows}:
+            raise ExperimentError(f"{where}: {error}") from None
+        if entry["name"] in {other.name for other in rows[:-1]}:
             raise ExperimentError(f"{where}: the name is used twice; choose another")
-        rows.append(row)
     return rows
+
+
+def _with_parameters(entry: dict, folder: Path) -> dict:
+    """Read the file beside the report's that `parameters` may name."""
+    file = entry.get("parameters")
+    if not isinstance(file, str):
+        return entry
+    if not (folder / file).exists():
+        raise ExperimentError(f"there is no file '{file}' beside it")
+    return {**entry, "parameters": yaml.safe_load((folder / file).read_text(encoding="utf-8"))}
+
+
+def _sentence(error: dict) -> str:
+    """Turn pydantic's first error into one sentence."""
+    where = ": ".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return (
+            f"unknown key '{where}'{did_you_mean(where, Row.model_fields)}; "
+            f"possible are {', '.join(Row.model_fields)}"
+        )
+    if error["type"] == "missing":
+        return f"it needs {where}"
+    if error["type"] == "string_pattern_mismatch":
+        return f"the {where} should have letters, digits, '_', '-' and '.' alone"
+    if error["type"] == "value_error":
+        text = error["msg"].removeprefix("Value error, ")
+        return f"{where} = {error['input']!r} {text}" if where else text
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{where} = {error['input']!r} is not possible: it should be {wanted}"
 
 
 def folder_of(report: str, dataset: str = "") -> str:
@@ -146,14 +315,15 @@ def _fixed_values(file: Path) -> dict:
 def counts_of(row: Row, runs_root: str | Path = "runs") -> dict[str, int] | None:
     """Return what a count row's notebook counted, or None where it has not run.
 
-    Beside all names of counts.json it holds each stated key, which may be a sum of them
-    ("parameters + moving_statistics"). Raises KeyError for a stated key that was not counted.
+    Beside all names of counts.json it holds each of the row's measures, which may be a sum of them
+    ("parameters + moving_statistics"). Raises KeyError for a measure that was not counted.
     """
     path = ROOT / runs_root / row.report / row.name / "counts.json"
     if not row.counts or not path.exists():
         return None
     counts = json.loads(path.read_text(encoding="utf-8"))
-    return counts | {key: sum(counts[name] for name in key.split(" + ")) for key in row.stated}
+    wanted = [measure for _, measure, _ in row.figures()]
+    return counts | {key: sum(counts[name] for name in key.split(" + ")) for key in wanted}
 
 
 def write_counts(
@@ -204,97 +374,3 @@ def notebook_parameters(notebook: str) -> dict[str, str]:
         raise ExperimentError(f"there is no notebook '{notebook}'{did_you_mean(notebook, known)}")
     found = papermill.inspect_notebook(str(path))
     return {name: entry["inferred_type_name"] for name, entry in found.items()}
-
-
-ROW_KEYS = (
-    "name", "notebook", "parameters", "grid", "stated", "open", "wrong", "test", "limit_minutes",
-)  # fmt: skip
-
-
-def _read_row(report: str, entry: dict, folder: Path) -> Row:
-    """Make a row of a YAML entry; what is left out gets its default, types are checked."""
-    parameters = entry.get("parameters", {})
-    if isinstance(parameters, str):  # a file beside this one
-        if not (folder / parameters).exists():
-            raise ExperimentError(f"there is no file '{parameters}' beside it")
-        parameters = yaml.safe_load((folder / parameters).read_text(encoding="utf-8"))
-    row = Row(
-        report=report,
-        name=entry["name"],
-        notebook=entry.get("notebook", ""),
-        parameters=parameters,
-        grid=entry.get("grid", {}),
-        stated=entry.get("stated", {}),
-        open=tuple(_flat(entry.get("open", []))),
-        wrong=entry.get("wrong", {}),
-        test=entry.get("test", False),
-        limit_minutes=entry.get("limit_minutes", LIMIT_MINUTES),
-    )
-    number = int | float
-    kinds = {
-        "notebook": (str, "the stem of a notebook's file name"),
-        "parameters": (dict, "a mapping from parameter to value"),
-        "grid": (dict, "a mapping from parameter to a list of values"),
-        "stated": (dict, "a mapping from measure to number"),
-        "wrong": (dict, "a mapping from a stated measure to right and why"),
-        "test": (bool, "true or false"),
-        "limit_minutes": (number, "a number of minutes"),
-    }
-    for key, (kind, wanted) in kinds.items():
-        value = getattr(row, key)
-        if not isinstance(value, kind) or (kind is number and isinstance(value, bool)):
-            raise ExperimentError(f"{key} = {value!r} is not possible: it should be {wanted}")
-    if not re.fullmatch(r"[\w.-]+", row.name):
-        raise ExperimentError("the name should have letters, digits, '_', '-' and '.' alone")
-    return row
-
-
-def _flat(remarks: str | list) -> list[str]:
-    """Join sentences and (by YAML's aliases) lists of sentences to one list."""
-    if isinstance(remarks, str):
-        return [remarks]
-    if not isinstance(remarks, list):
-        raise ExperimentError(f"open = {remarks!r} is not possible: it should be sentences")
-    return [sentence for remark in remarks for sentence in _flat(remark)]
-
-
-def _check_row(row: Row) -> None:
-    known = notebook_parameters(row.notebook)
-    for name, values in row.grid.items():
-        if not isinstance(values, list) or not values:
-            raise ExperimentError(f"grid: {name} = {values!r} should be a list of values")
-    for parameters in row.points.values():
-        for name, value in parameters.items():
-            if name not in Config.model_fields and name not in known:
-                hint = did_you_mean(name, [*Config.model_fields, *known])
-                raise ExperimentError(f"unknown parameter '{name}'{hint}")
-            if name not in Config.model_fields and type(value).__name__ != known[name]:
-                raise ExperimentError(
-                    f"{name} = {value!r} is not possible: it should be {known[name]}"
-                )
-        if row.notebook != SWEEPING:
-            config_of(row, parameters)
-    for key, value in row.stated.items():
-        if not row.counts and key not in MEASURES:
-            raise ExperimentError(
-                f"stated: unknown measure '{key}'{did_you_mean(key, MEASURES)}; "
-                f"choose from {', '.join(MEASURES)}"
-            )
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ExperimentError(f"stated: {key} = {value!r} should be a number")
-    for key, entry in row.wrong.items():
-        if key not in row.stated:
-            raise ExperimentError(f"wrong: '{key}' is not stated{did_you_mean(key, row.stated)}")
-        if not isinstance(entry, dict) or set(entry) != {"right", "why"}:
-            raise ExperimentError(f"wrong: {key} needs right (the true value) and why (a sentence)")
-    if row.test and row.notebook != "02_train_from_scratch":
-        raise ExperimentError("test is for notebook 02_train_from_scratch; others have a parameter")
-
-
-def _check_keys(where: str, content: dict, known: Iterable[str]) -> None:
-    for key in content:
-        if key not in known:
-            raise ExperimentError(
-                f"{where}: unknown key '{key}'{did_you_mean(str(key), known)}; "
-                f"possible are {', '.join(known)}"
-            )
