@@ -16,8 +16,7 @@ NOTEBOOK = "02_train_from_scratch"
 
 
 def make_row(**given):
-    row = dict(report="R5", name="row", notebook=NOTEBOOK, parameters={}, grid={}, stated={},
-               open=(), wrong={}, test=True, limit_minutes=1)  # fmt: skip
+    row = dict(report="R5", name="row", section="1", notebook=NOTEBOOK)
     return Row(**{**row, **given})
 
 
@@ -48,6 +47,8 @@ def make_run(folder, config, **metrics):
         # nearly equal seeds: 2 std = .2 points, but 2 points always pass
         (43.0, (44.9, 45.0, 45.1), "reproduced"),
         (42.9, (44.9, 45.0, 45.1), "better"),
+        ("> 80", (91.0,), "reproduced"),  # a bound holds
+        ("> 80", (77.0,), "worse"),
     ],
 )
 def test_verdict_on_an_accuracy(stated, values, verdict):
@@ -62,6 +63,11 @@ def test_verdict_on_an_accuracy(stated, values, verdict):
         (9100000, (132863336,), 132863336, "wrong in the report"),
         (9100000, (132863335,), 132863336, "differs"),  # neither the report's nor the right one
         (9100000, (), 132863336, "not run"),
+        ("5.3 M", (5288548,), None, "equal"),  # rounded, and within a unit of its last digit
+        ("3.4 M", (3504872,), None, "differs"),
+        ("3.4 M", (3504872,), 3504872, "wrong in the report"),
+        ("< 10 M", (2278604,), None, "equal"),
+        ("< 1 M", (1248424,), 1248424, "wrong in the report"),
     ],
 )
 def test_verdict_on_a_count(stated, values, right, verdict):
@@ -131,14 +137,17 @@ def test_counts_are_read_from_the_row_s_folder(tmp_path):
         notebook="01_count_flops_and_params",
         stated={"parameters": 12, "parameters + moving_statistics": 15, "flops": 7},
         wrong={"flops": {"right": 8, "why": "It forgets one."}},
+        derived={"macs": 4},
     )
-    assert [entry.verdict for entry in entries_of(row, tmp_path)] == ["not run"] * 3
+    assert [entry.verdict for entry in entries_of(row, tmp_path)] == ["not run"] * 4
     folder = tmp_path / "R5" / "row"
     folder.mkdir(parents=True)
-    counts = {"parameters": 12, "moving_statistics": 3, "flops": 8}
+    counts = {"parameters": 12, "moving_statistics": 3, "flops": 8, "macs": 4}
     (folder / "counts.json").write_text(json.dumps(counts))
     found = entries_of(row, tmp_path)
-    assert [entry.verdict for entry in found] == ["equal", "equal", "wrong in the report"]
+    verdicts = [entry.verdict for entry in found]
+    assert verdicts == ["equal", "equal", "wrong in the report", "equal"]
+    assert [entry.kind for entry in found] == ["stated"] * 3 + ["derived"]
     assert found[2].remark == "It forgets one."
 
 
@@ -152,7 +161,7 @@ def test_every_stated_figure_of_the_reports_is_an_entry(tmp_path):
     known = {(entry.report, entry.row, entry.measure): entry.stated for entry in entries}
     assert len(known) == len(entries)
     # by hand from the reports
-    assert known["R1", "best", "test_accuracy"] == 39.54
+    assert known["R1", "best", "accuracy"] == 39.54
     assert known["R3", "sweep", "val_accuracy"] == 42.3
     assert known["R4", "b2_last_block_dropout.5", "test_accuracy"] == 54.69
     assert known["R5", "scratch_lr.01", "test_accuracy"] == 27.5
@@ -161,8 +170,8 @@ def test_every_stated_figure_of_the_reports_is_an_entry(tmp_path):
 
 def test_tables_hold_the_ledger():
     entries = [
-        Entry("R5", "a|b", "test_accuracy", 50.0, (49.0, 50.5, 51.0), "reproduced"),
-        Entry("R1", "counts", "parameters", 2521354, (), "not run", "run it, please"),
+        Entry("R5", "a|b", "test_accuracy", "stated", 50.0, (49.0, 50.5, 51.0), "reproduced"),
+        Entry("R1", "counts", "parameters", "stated", 2521354, (), "not run", "run it, please"),
     ]
     first, second = csv.DictReader(io.StringIO(ledger.to_csv(entries)))
     assert first["row"] == "a|b" and float(first["measured"]) == pytest.approx(50.17)

@@ -139,8 +139,8 @@ def test_measured_rows_stand_beside_what_was_stated(source, page):
     """R5 states 27.5 % for this row; 40, 41 and 42 % are 13.5 points more, std 1."""
     line = next(x for x in source.split("<tr>") if "scratch_lr.01<" in x and "27.50" in x)
     cells = re.sub(r"<[^>]*>", "|", line)
-    assert re.findall(r"[^|\s][^|]*", cells)[:7] == [
-        "scratch_lr.01", "test accuracy", "27.50", "41.00 ± 1.00", "3", "+13.50", "better",
+    assert re.findall(r"[^|\s][^|]*", cells)[:8] == [
+        "scratch_lr.01", "test accuracy", "stated", "27.50", "41.00 ± 1.00", "3", "+13.50", "better",
     ]  # fmt: skip
     assert 'class="v good">better' in line
     counting = page.sections["Counting"]
@@ -151,12 +151,24 @@ def test_measured_rows_stand_beside_what_was_stated(source, page):
 def test_csv_has_every_stated_figure_as_a_plain_number(runs, source):
     with (runs.parent / "out" / "ledger.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    stated = [(r.report, r.name, m, v) for r in ROWS.values() for m, v in r.stated.items()]
+    stated = [(r.report, r.name, *figure) for r in ROWS.values() for figure in r.figures()]
     assert len(lines) == len(stated)
-    for line, (name, row, measure, value) in zip(lines, stated, strict=True):
+    for line, (name, row, kind, measure, value) in zip(lines, stated, strict=True):
         assert (line["report"], line["row"]) == (name, row)
+        assert line["kind"].strip("'") == kind
         assert line["measure"] == measure.replace("_", " ")
-        assert float(line["stated"]) == pytest.approx(value, abs=0.005)
+        if isinstance(value, str):
+            assert line["stated"] == value
+        else:
+            assert float(line["stated"]) == pytest.approx(value, abs=0.005)
+
+
+def test_notes_stand_beside_what_ran(page):
+    """Also those of counts; each with its kind and the rows that it is about."""
+    counting = page.sections["Counting"]
+    assert re.search(r"counts_resnet34:\s+derived\s*\.", counting)
+    ledger = page.sections["The ledger"]
+    assert "contradiction." in ledger and "guess." in ledger
 
 
 def test_every_section_shows_its_runs(page):
@@ -208,9 +220,9 @@ def test_row_of_our_own_is_shown_without_a_verdict(runs, tmp_path):
 
 def test_verdicts_are_counted_for_each_report():
     entries = [
-        Entry("R1", "a", "test_accuracy", 1, (1,), "reproduced"),
-        Entry("R1", "b", "test_accuracy", 1, (), "not run"),
-        Entry("R2", "c", "parameters", 1, (1,), "equal"),
+        Entry("R1", "a", "test_accuracy", "stated", 1, (1,), "reproduced"),
+        Entry("R1", "b", "test_accuracy", "stated", 1, (), "not run"),
+        Entry("R2", "c", "parameters", "stated", 1, (1,), "equal"),
     ]
     (axes,) = report.draw_verdicts(entries).axes
     bars = {bar.get_label(): [patch.get_width() for patch in bar] for bar in axes.containers}

@@ -178,8 +178,6 @@ class Row(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Row":
-        if bool(self.section) == self.own:
-            raise ValueError("it needs a section of the report, or a note own: why it is there")
         measures = [measure for _, measure, _ in self.figures()]
         for measure in measures:
             if not self.counts and measure not in MEASURES:
@@ -209,6 +207,8 @@ class Row(BaseModel):
                     raise ValueError(f"{name} = {value!r} is not possible: it should be {wanted}")
             if self.notebook != SWEEPING:
                 config_of(self, parameters)
+        if bool(self.section) == self.own:
+            raise ValueError("it needs a section of the report, or a note own: why it is there")
         return self
 
 
