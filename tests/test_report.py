@@ -140,7 +140,8 @@ def test_measured_rows_stand_beside_what_was_stated(source, page):
     line = next(x for x in source.split("<tr>") if "scratch_lr.01<" in x and "27.50" in x)
     cells = re.sub(r"<[^>]*>", "|", line)
     assert re.findall(r"[^|\s][^|]*", cells)[:8] == [
-        "scratch_lr.01", "test accuracy", "stated", "27.50", "41.00 ± 1.00", "3", "+13.50", "better",
+        "scratch_lr.01", "test accuracy", "stated", "27.50", "41.00 ± 1.00", "3", "+13.50",
+        "better",
     ]  # fmt: skip
     assert 'class="v good">better' in line
     counting = page.sections["Counting"]
