@@ -17,7 +17,6 @@ ROWS = load_all()
 COUNTED = [row for row in ROWS if row.counts]
 ROW = {
     "name": "a",
-    "section": "1",
     "notebook": "02_train_from_scratch",
     "parameters": {"lr": 0.1, "epochs": 2},
     "stated": {"test_accuracy": 9.7},
@@ -109,12 +108,11 @@ def test_notes_are_joined(write):
     assert row.notes == [("guess", "One."), ("claim", "Two."), ("derived", "Three, and more.")]
 
 
-def test_row_of_our_own_needs_a_reason_and_no_section(write):
-    own = {**ROW, "notes": [{"own": "Why."}]}
-    with pytest.raises(ExperimentError, match="needs a section of the report, or a note own"):
-        load(write(own))
-    (row,) = load(write({key: value for key, value in own.items() if key != "section"}))
-    assert row.own
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_row_says_whose_words_it_implements_or_why_it_is_there(row):
+    own = any(kind == "own" for kind, _ in row.notes)
+    assert bool(row.section) != own
+    assert not (own and row.stated)
 
 
 @pytest.mark.parametrize(

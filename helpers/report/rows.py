@@ -156,11 +156,6 @@ class Row(BaseModel):
         return self.notebook == COUNTING
 
     @property
-    def own(self) -> bool:
-        """Whether the row is beside the report's, not of it."""
-        return any(kind == "own" for kind, _ in self.notes)
-
-    @property
     def points(self) -> dict[str, dict]:
         """Parameters by execution: the row's name, with the grid's values where it has a grid."""
         points = {}
@@ -207,8 +202,6 @@ class Row(BaseModel):
                     raise ValueError(f"{name} = {value!r} is not possible: it should be {wanted}")
             if self.notebook != SWEEPING:
                 config_of(self, parameters)
-        if bool(self.section) == self.own:
-            raise ValueError("it needs a section of the report, or a note own: why it is there")
         return self
 
 
