@@ -4,6 +4,7 @@ What is left of a process that was killed is removed by the next one.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from helpers.text import for_terminal, reason, shorten
 
 UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.unfinished")  # of what, and by which process
+CHECKSUM = "checksum"  # the key of a JSON file's own
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -150,18 +152,23 @@ def reserve(path: Path, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
+def write_json(path: Path, content: dict) -> None:
+    """Write an object as JSON, with a checksum that `read_json` compares."""
+    text = json.dumps({**content, CHECKSUM: _checksum(content)}, indent=1)
+    write_atomically(path, (text + "\n").encode())
 
 
 def read_json(path: Path, kind: Any, way_out: str) -> Any:
-    """Read a JSON file and check its content against a type.
+    """Read a JSON file and check its content against a type, and its checksum where it has one.
 
     Raises FileNotFoundError, and DamagedFile, whose one sentence ends with `way_out`.
     """
     try:
-        return _adapter(kind).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+        if checksum is not None and checksum != _checksum(content):
+            raise ValueError(f"changed since it was written; if on purpose, remove {CHECKSUM}")
+        return _adapter(kind).validate_python(content)
     except FileNotFoundError:
         raise
     except ValidationError as error:
@@ -169,12 +176,22 @@ def read_json(path: Path, kind: Any, way_out: str) -> Any:
         place = ".".join(str(part) for part in first["loc"])
         raise damaged(path, f"{place} {first['msg']}".strip(), way_out) from None
     except (ValueError, OSError, RecursionError) as error:
-        raise damaged(path, reason(error, 80), way_out) from None
+        raise damaged(path, reason(error), way_out) from None
+
+
+def _checksum(content: dict) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
 
 
 def damaged(path: Path, trouble: str, way_out: str) -> DamagedFile:
     """Return the error that names a file, its trouble and the way out, in one sentence."""
     return DamagedFile(
-        f"{shorten(for_terminal(path), 120)} is damaged ({shorten(for_terminal(trouble), 80)}): "
+        f"{shorten(for_terminal(path), 110)} is damaged ({shorten(for_terminal(trouble), 80)}): "
         f"{way_out}"
     )

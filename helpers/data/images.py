@@ -4,13 +4,12 @@ files -> one uint8 array on disk, shared by all runs -> training, validation and
 """
 
 import hashlib
-import json
 import os
 import random
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,15 +20,28 @@ from PIL import Image, ImageOps
 from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
 from helpers import ROOT
 from helpers.config import Config
 from helpers.data import sources
+from helpers.files import (
+    DamagedFile,
+    damaged,
+    lock,
+    making,
+    naming_the_disk,
+    read_json,
+    reserve,
+    write_json,
+)
+from helpers.text import reason
 
 ORIENTATION = 0x0112  # the EXIF tag
 DECODED = ROOT / "data" / "decoded"
+DECODED_ANEW = "the files are decoded again"
 MEMORY = 0.8  # share of the machine's memory that may hold pixels
-FORMAT = 2  # raised when decoding changes, so that older arrays are not reused
+FORMAT = 3  # raised when decoding changes, so that older arrays are not reused
 
 
 @dataclass
@@ -91,6 +103,7 @@ class Splits:
     val: ImageSet
     test: ImageSet
     skipped: list[str] = field(default_factory=list)  # "path: reason"
+    fingerprint: str = ""  # of all files' names, classes and contents, the test set's, too
 
     @property
     def classes(self) -> list[str]:
@@ -98,7 +111,8 @@ class Splits:
 
     def without_test(self) -> "Splits":
         """Return the same splits with an empty test set, for whatever makes choices."""
-        return Splits(self.train, self.val, self.test.subset(np.arange(0)), self.skipped)
+        none = self.test.subset(np.arange(0))
+        return Splits(self.train, self.val, none, self.skipped, self.fingerprint)
 
 
 def load(config: Config) -> Splits:
@@ -110,12 +124,21 @@ def load(config: Config) -> Splits:
     """
     source = sources.find(config.dataset, config.data_root)
     files = {"train": source.train, "val": source.val or [], "test": source.test}
-    everything = [entry for entries in files.values() for entry in entries]
-    decoded, readable, bad = _decoded(source, [path for path, _ in everything], config)
-    row_of = {path: row for row, path in enumerate(readable)}
+    everything = [path for entries in files.values() for path, _ in entries]
+    decoded, index = _decoded(source, everything, config)
+    row_of = {path: row for row, path in enumerate(index["paths"])}
+    digest = hashlib.sha256()
     sets = {}
     for split, entries in files.items():
         kept = [(path, label) for path, label in entries if path in row_of]
+        if split != "test" and entries and not kept:
+            raise ValueError(
+                f"{config.dataset} has no readable {split} image in {source.folder}: "
+                f"{entries[0][0]}: {index['bad'][entries[0][0]]}"
+            )
+        for path, label in kept:
+            content = index["digests"][row_of[path]]
+            digest.update(f"{split}\0{path}\0{source.classes[label]}\0{content}\n".encode())
         sets[split] = ImageSet(
             decoded,
             np.array([row_of[path] for path, _ in kept], np.int64),
@@ -124,19 +147,17 @@ def load(config: Config) -> Splits:
             source.classes,
             source.folder,
         )
-    if len(sets["train"]) == 0:
-        raise ValueError(f"{config.dataset} has no readable training image in {source.folder}")
     train, val = sets["train"], sets["val"]
     if source.val is None:
         train, val = _carve_validation(train, config.val_fraction, config.seed)
     elif config.val_fraction == 0:  # train once more on training and validation together
         train = train_and_val = _join(train, val)
         val = train_and_val.subset(np.arange(0))
-    skipped = source.skipped + bad
+    skipped = source.skipped + [f"{path}: {why}" for path, why in index["bad"].items()]
     if skipped:
         print(f"{config.dataset}: left out {len(skipped)} files: {', '.join(skipped[:3])}"
               + (" ..." if len(skipped) > 3 else ""))  # fmt: skip
-    return Splits(train, val, sets["test"], skipped)
+    return Splits(train, val, sets["test"], skipped, digest.hexdigest()[:16])
 
 
 def _join(first: ImageSet, second: ImageSet) -> ImageSet:
@@ -219,75 +240,109 @@ def _interpolate(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return images[0].permute(1, 2, 0).numpy()
 
 
-def _decoded(source, paths: list[str], config: Config) -> tuple[np.ndarray, list[str], list[str]]:
-    """Open or make the decoded array; returns it, the paths of its rows and the bad files."""
-    folder = DECODED / f"{source.name}-{config.image_size}-{_fingerprint(source, paths, config)}"
-    if not (folder / "index.json").exists():
-        _decode_all(source, paths, config, folder)
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    return np.load(folder / "images.npy", mmap_mode="r"), index["paths"], index["bad"]
+class _Index(TypedDict):
+    """Say what the rows of a decoded array are."""
+
+    paths: list[str]  # of the first rows, in their order
+    digests: list[str]  # of those files' contents
+    bad: dict[str, str]  # path: why it could not be decoded
 
 
-def _fingerprint(source, paths: list[str], config: Config) -> str:
-    """Hash what decides the decoded pixels: every file's name, size and time of change."""
+def _decoded(source: sources.Source, paths: list[str], config: Config) -> tuple:
+    """Open or make the decoded array; returns it and its index.
+
+    One process makes it while others wait; one that is damaged is made again.
+    """
+    key = _key(source, paths, config)
+    folder = DECODED / f"{source.name[:80]}-{config.image_size}-{key}"
+    try:
+        return _open(folder, paths, config.image_size)
+    except FileNotFoundError:
+        pass
+    except DamagedFile as error:
+        print(error)
+    with lock(folder, f"decoding {source.name}"):
+        with suppress(FileNotFoundError, DamagedFile):
+            return _open(folder, paths, config.image_size)  # another process made it
+        with making(folder) as temporary:
+            _decode_all(source, paths, config, temporary)
+    return _open(folder, paths, config.image_size)
+
+
+def _key(source: sources.Source, paths: list[str], config: Config) -> str:
+    """Hash what decides the decoded pixels: each file's place, size and times of change."""
     digest = hashlib.sha256(f"{FORMAT} {config.image_size} {config.resize}".encode())
+    digest.update(str(source.folder.resolve()).encode(errors="surrogateescape"))
     for path in paths:
-        stat = os.stat(source.folder / path)
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        try:
+            stat = os.stat(source.folder / path)
+            state = f"{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+        except OSError:  # removed since it was listed
+            state = ""
+        digest.update(f"{path}\0{state}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def _decode_all(source, paths: list[str], config: Config, folder: Path) -> None:
-    """Decode in parallel into a temporary folder, then rename it: never half an array.
+def _open(folder: Path, paths: list[str], size: int) -> tuple[np.ndarray, _Index]:
+    """Open a decoded array; raises FileNotFoundError, or DamagedFile where it is not whole."""
+    index = read_json(folder / "index.json", _Index, DECODED_ANEW)
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    except Exception as error:  # whatever a damaged header leads to
+        raise damaged(folder / "images.npy", reason(error), DECODED_ANEW) from None
+    if images.shape != (len(paths), size, size, 3) or images.dtype != np.uint8:
+        raise damaged(folder / "images.npy", f"{images.shape} {images.dtype}", DECODED_ANEW)
+    if {*index["paths"], *index["bad"]} != set(paths):
+        raise damaged(folder / "index.json", "other files", DECODED_ANEW)
+    return images, index
+
+
+def _decode_all(source: sources.Source, paths: list[str], config: Config, folder: Path) -> None:
+    """Decode in parallel into images.npy and index.json in a folder.
 
     The rows are in a random order, so that neighbours in the file are not of one class.
     """
     paths = random.Random(0).sample(paths, len(paths))
-    DECODED.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=DECODED))
     size = config.image_size
+    shape = (len(paths), size, size, 3)
+    with naming_the_disk(folder):
+        images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+    reserve(folder / "images.npy", (folder / "images.npy").stat().st_size)
+    pixels = torch.from_numpy(images)  # the same memory; copies without holding Python's lock
+
+    def decode_row(row: int) -> tuple[str, str]:
+        """Return the digest of a file, or else the reason why it could not be decoded."""
+        try:
+            content = (source.folder / paths[row]).read_bytes()
+            pixels[row] = torch.from_numpy(decode(BytesIO(content), size, config.resize))
+        except Exception as error:  # whatever a broken file raises, it is reported
+            return "", reason(error)
+        return hashlib.blake2b(content, digest_size=8).hexdigest(), ""
+
+    def decode_rows(rows: range) -> list[tuple[str, str]]:
+        return [decode_row(row) for row in rows]
+
+    chunks = [range(len(paths))[start : start + 32] for start in range(0, len(paths), 32)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the images are the parallel part
     try:
-        images = np.lib.format.open_memmap(
-            temporary / "images.npy", "w+", np.uint8, (len(paths), size, size, 3)
-        )
-        pixels = torch.from_numpy(images)  # the same memory; copies without holding Python's lock
-
-        def decode_row(row: int) -> str | None:
-            try:
-                image = decode(source.folder / paths[row], size, config.resize)
-                pixels[row] = torch.from_numpy(image)
-            except Exception as error:  # whatever a broken file raises, it is reported
-                return f"{paths[row]}: {str(error).splitlines()[0] if str(error) else error!r}"
-
-        def decode_rows(rows: range) -> list[str | None]:
-            return [decode_row(row) for row in rows]
-
-        chunks = [range(len(paths))[start : start + 32] for start in range(0, len(paths), 32)]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the images are the parallel part
-        try:
-            with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
-                bar = tqdm(total=len(paths), unit="image", disable=None,
-                           desc=f"Decoding {source.name} at {size} px")  # fmt: skip
-                with bar:
-                    results = []
-                    for part in pool.map(decode_rows, chunks):
-                        results += part
-                        bar.update(len(part))
-        finally:
-            torch.set_num_threads(threads)
-        images.flush()
-        index = {"paths": paths, "bad": [reason for reason in results if reason]}
-        if index["bad"]:
-            kept = [row for row, reason in enumerate(results) if not reason]
-            index["paths"] = [paths[row] for row in kept]
-            for position, row in enumerate(kept):
-                images[position] = images[row]
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        try:
-            temporary.rename(folder)
-        except OSError:  # another process was faster with the same array
-            if not (folder / "index.json").exists():
-                raise
+        with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
+            bar = tqdm(total=len(paths), unit="image", disable=None,
+                       desc=f"Decoding {source.name} at {size} px")  # fmt: skip
+            with bar:
+                results = []
+                for part in pool.map(decode_rows, chunks):
+                    results += part
+                    bar.update(len(part))
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        torch.set_num_threads(threads)
+    kept = [row for row, (digest, _) in enumerate(results) if digest]
+    for position, row in enumerate(kept):
+        if position != row:
+            images[position] = images[row]
+    images.flush()
+    bad = {path: why for path, (digest, why) in zip(paths, results, strict=True) if not digest}
+    index = _Index(
+        paths=[paths[row] for row in kept], digests=[results[row][0] for row in kept], bad=bad
+    )
+    write_json(folder / "index.json", dict(index))

@@ -21,6 +21,7 @@ from helpers.count.layers import count
 from helpers.data.augment import augment, normalize
 from helpers.data.batches import batches, mix_seeds
 from helpers.data.images import ImageSet
+from helpers.files import reserve
 from helpers.models.freezing import BLOCK, train_mode
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
@@ -151,6 +152,7 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Ten
     if 2 * size * dtype.itemsize > shutil.disk_usage(folder).free:
         return None
     path = folder / ".features"
+    reserve(path, size * dtype.itemsize)
     values = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
     with suppress(PermissionError):  # Windows keeps a mapped file
         path.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,6 @@ from pathlib import Path
 from random import Random
 from subprocess import PIPE, Popen
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -22,6 +20,7 @@ from helpers import ROOT
 from helpers.data.drawn import creatures as c
 from helpers.data.drawn import garden as g
 from helpers.data.drawn.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
+from helpers.files import lock, making
 
 View = tuple[Callable[[Canvas, Random], None], float]  # how to draw, largest turn (radians)
 
@@ -200,15 +199,21 @@ def draw(dataset: str, folder: Path) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} holds something else: move it or draw into another folder")
+    with lock(folder, f"drawing {dataset}"):
+        if not _is_drawn(folder):
+            with making(folder) as unfinished:
+                _draw_all(dataset, unfinished)
+
+
+def _draw_all(dataset: str, folder: Path) -> None:
+    """Draw the images in several processes."""
     names = _names(dataset)
-    unfinished = folder.with_name(f".{folder.name}.{uuid4().hex}")
     parts = min(os.cpu_count() or 1, 8)
     workers = []
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "helpers.data.drawn.sets", dataset, str(folder.resolve())]
     try:
-        for name in names:
-            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "helpers.data.drawn.sets", dataset]
-        command.append(str(unfinished.resolve()))
         for part in range(parts):  # not multiprocessing: it would run a caller's script again
             more = [str(part), str(parts)]
             workers.append(Popen(command + more, cwd=ROOT, stdout=PIPE, text=True))
@@ -218,16 +223,10 @@ def draw(dataset: str, folder: Path) -> None:
                     bar.update()
         if any(worker.wait() for worker in workers):
             raise RuntimeError(f"drawing {dataset} failed: the reason is printed above")
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not _is_drawn(folder):  # else another process was faster, with the same bytes
-                raise
     finally:
         for worker in workers:
             worker.kill()
             worker.communicate()
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _names(dataset: str) -> list[str]:
