@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from urllib.parse import unquote
 
 LONGEST = 300  # characters of an error's message
 MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^\s*[#+-](?=\s))")
@@ -41,7 +42,18 @@ def reason(error: BaseException, longest: int = LONGEST) -> str:
     return shorten(for_terminal(first or type(error).__name__), longest)
 
 
-def without_password(text: object) -> str:
-    """Blot out the passwords of addresses in a text, such as those of databases."""
-    hidden = re.sub(r"(?<=://)([^/\s:@]*):[^/\s]*@", r"\1:***@", str(text))
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|key|secret)=[^&\s'\"]*", r"\1=***", hidden)
+def without_secrets(text: object, address: str) -> str:
+    """Blot out in a text all parts of a database's address but its kind, its host and its name."""
+    scheme, separator, rest = address.partition("://")
+    if not separator and "@" not in address:
+        return str(text)  # a file
+    account, _, place = rest.rpartition("@") if separator else address.rpartition("@")
+    place, _, options = place.partition("?")
+    if not account:  # without @, what stands for a host may be a password
+        account, place = place, ""
+    text = str(text).replace(address, f"{scheme}://***@{place}" if separator else "***")
+    parts = re.split(r"[:/@?&=]+", f"{account}?{options}")
+    for part in sorted({*parts, *map(unquote, parts)}, key=len, reverse=True):
+        if len(part) > 2:
+            text = text.replace(part, "***")
+    return text

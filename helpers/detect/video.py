@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from helpers.detect.tracking import Event, Rules, Track
+from helpers.text import for_figure
 
 RED, WHITE, DARK = (255, 59, 48), (255, 255, 255), (22, 26, 32)
 COLOURS = {"car": (96, 205, 255), "bus": (255, 205, 64), "truck": (214, 150, 255)}
@@ -174,15 +175,15 @@ def draw_rules(frame: np.ndarray, rules: Rules) -> Figure:
         axes.fill(*points.T, facecolor=colour, alpha=.14)
         axes.fill(*points.T, fill=False, edgecolor=colour, linewidth=2.5)
         rule = f"\nno {', '.join(zone.forbidden)}" if zone.forbidden else ""
-        axes.text(*points.mean(0), zone.name + rule, color=colour, ha="center", va="center",
-                  weight="bold", path_effects=outlined)
+        axes.text(*points.mean(0), for_figure(zone.name) + rule, color=colour, ha="center",
+                  va="center", weight="bold", path_effects=outlined)
     for lane in rules.lanes:
         points = np.array(lane.polygon) * (width, height)
         axes.fill(*points.T, fill=False, edgecolor="#34c759", linewidth=1.2, linestyle="--")
         for start, end in np.array(lane.directions) * (width, height):
             axes.annotate("", end, start, arrowprops={"color": "#34c759", "width": 2.5,
                                                       "headwidth": 12, "alpha": .9})
-        axes.text(*end, lane.name, color="#34c759", ha="center", path_effects=outlined)
+        axes.text(*end, for_figure(lane.name), color="#34c759", ha="center", path_effects=outlined)
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
@@ -215,7 +216,7 @@ def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Count
                       fontsize=9)
     axes.set(title=f"{len(events)} events", xlabel="time in seconds", xlim=(0, max(duration, 1e-3)),
              ylim=(-.6, max(len(rows), 1) - .4), yticks=range(len(rows)))
-    axes.set_yticklabels([f"{zone}\n{event}" for zone, event in rows])
+    axes.set_yticklabels([f"{for_figure(zone)}\n{event}" for zone, event in rows])
     axes.grid(axis="x", alpha=.3)
 
     axes = figure.add_subplot(grid[1, 0])
@@ -229,10 +230,10 @@ def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Count
     axes.set_axis_off()
 
     axes = figure.add_subplot(grid[1, 1])
-    roads = list(counts)
+    roads = [for_figure(road) for road in counts]
     base = np.zeros(len(roads))
     for label in labels:
-        values = np.array([counts[road][label] for road in roads])
+        values = np.array([count[label] for count in counts.values()])
         bars = axes.bar(roads, values, bottom=base, label=label, color=colours[label],
                         edgecolor="black", linewidth=.6)
         axes.bar_label(bars, [str(v) if v else "" for v in values], label_type="center")

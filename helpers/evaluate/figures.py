@@ -3,8 +3,6 @@
 Each function takes data and returns a matplotlib `Figure`; it shows and writes nothing.
 """
 
-import textwrap
-
 import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
@@ -16,6 +14,7 @@ from helpers.data.augment import augment
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation
 from helpers.runs import Run
+from helpers.text import for_figure
 
 TEAL, ORANGE, GREEN, RED, GRAY = "#0f7b8a", "#d9772b", "#2c8a3d", "#c43a31", "#777777"
 WHITE_TO_TEAL = LinearSegmentedColormap.from_list("white to teal", ["#ffffff", "#8cc4cb", TEAL])
@@ -153,7 +152,7 @@ def _draw_prediction(axes, images: ImageSet, result: Evaluation, index: int) -> 
     axes.spines[:].set(color=color, linewidth=2)
     text = f"{_readable(result.classes[predicted])} {confidence:.0%}"
     text += f"\ntruth: {_readable(result.classes[label])}"
-    axes.set_xlabel(text, color=color, fontsize=8.5, parse_math=False)
+    axes.set_xlabel(text, color=color, fontsize=8.5)
 
 
 def confusion(result: Evaluation, most: int = 20) -> Figure:
@@ -230,4 +229,4 @@ def augmented(images: ImageSet, config: Config, count: int = 4, views: int = 7) 
 
 
 def _readable(name: str) -> str:
-    return textwrap.shorten(name.replace("_", " "), 24, placeholder="…")
+    return for_figure(name.replace("_", " "), 24)

@@ -16,6 +16,7 @@ from PIL import Image
 from helpers.data.images import decode
 from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
 from helpers.runs import Run
+from helpers.text import for_figure
 
 COLORS = (ORANGE, TEAL, GREEN, RED, "#6b5bab", "#b0913a", "#3d6fb4", "#5f6b70")
 COSTS = {
@@ -105,7 +106,7 @@ def draw_tradeoff(runs: list[Run]) -> Figure:
             costs = [run.metrics[cost] for run in group]
             axes.scatter(costs, _accuracies(group), s=26, color=color, alpha=0.55, lw=0)
             axes.scatter(np.mean(costs), np.mean(_accuracies(group)), s=90, color=color,
-                         ec="white", lw=1.2, zorder=3, label=name)  # fmt: skip
+                         ec="white", lw=1.2, zorder=3, label=for_figure(name, 90))  # fmt: skip
         _dress(axes, title)
     figure.axes[0].set_ylabel("validation accuracy")
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))

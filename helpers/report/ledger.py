@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from helpers import ROOT
 from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
 from helpers.runs import Run
+from helpers.text import for_markdown
 
 POINTS = 2.0  # percentage points
 COUNTS = ("parameters", "trainable")
@@ -180,7 +181,7 @@ def to_markdown(entries: list[Entry], columns: Sequence[str] = COLUMNS) -> str:
     lines.append(" | ".join("---:" if name in NUMBERS else "---" for name in columns))
     for entry in entries:
         cells = entry.cells()
-        lines.append(" | ".join(cells[name].replace("|", r"\|") for name in columns))
+        lines.append(" | ".join(for_markdown(cells[name]) for name in columns))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 

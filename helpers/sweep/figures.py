@@ -15,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
 from helpers.runs import Run
 from helpers.sweep.findings import Comparison, importance, shorten, value_of, varied
+from helpers.text import for_figure
 
 GRAY_TO_ORANGE = LinearSegmentedColormap.from_list("worst to best", ["#d5d9dc", TEAL, ORANGE])
 
@@ -115,7 +116,7 @@ def comparison_table(comparisons: list[Comparison]) -> Figure:
         axes.plot([scale * found.low, scale * found.high], [place, place], color=color, lw=3)
         axes.plot(scale * found.mean, place, "o", color=color, ms=8, mec="white")
     axes.axvline(0, color=GRAY, lw=0.8)
-    names = [str(found).split(":")[0] + f" ({found.pairs})" for found in shown]
+    names = [for_figure(found).split(":")[0] + f" ({found.pairs})" for found in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=9)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     unit = " in points" if shown and shown[0].metric.endswith("accuracy") else ""
@@ -153,7 +154,7 @@ def _axis(values: list):
             return values.index(value) / (len(values) - 1)
 
         shown = values
-    return place_of, [(place_of(value), shorten(value)) for value in shown]
+    return place_of, [(place_of(value), for_figure(shorten(value), 30)) for value in shown]
 
 
 def _draw_axis(axes, column: int, name: str, ticks: list[tuple[float, str]]) -> None:
@@ -181,4 +182,4 @@ def _curve(heights: np.ndarray) -> Path:
 
 
 def _readable(name: str) -> str:
-    return name.replace("val_", "validation ").replace("_", " ")
+    return for_figure(name.replace("val_", "validation ").replace("_", " "))

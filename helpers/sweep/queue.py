@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from helpers.config import Config, ConfigError
 from helpers.data.batches import mix_seeds
 from helpers.sweep.file import Definition
+from helpers.text import reason, without_secrets
 
 try:
     import fcntl
@@ -65,11 +66,11 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
                 load_if_exists=True,  # another machine may have been quicker
             )
     except Exception as error:  # each database has its own
-        place = storage.split("@")[-1]  # without the password
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        place = without_secrets(storage, storage)
+        why = without_secrets(reason(error, 120), storage)
         if isinstance(error, ImportError):
-            reason = 'its driver is missing: pip install "psycopg[binary]", for postgresql+psycopg://'
-        raise ConfigError(f"storage {place} cannot be used: {reason}") from None
+            why = 'its driver is missing: pip install "psycopg[binary]", for postgresql+psycopg://'
+        raise ConfigError(f"storage {place} cannot be used: {why}") from None
     kept = config.model_dump(exclude={"name", "runs_root", "tracking", "data_root"})
     keys = ("method", "metric", "early_terminate", "parameters")
     content = {**{key: definition.content.get(key) for key in keys}, **kept}
@@ -78,8 +79,9 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
         study.set_user_attr("sweep", content)
     elif changed := [key for key in content if known.get(key) != content[key]]:
         raise ConfigError(
-            f"storage {storage.split('@')[-1]} holds another sweep named {definition.name}, with "
-            f"other {', '.join(changed[:3])}: rename the sweep file, or remove that storage"
+            f"storage {without_secrets(storage, storage)} holds another sweep named "
+            f"{definition.name}, with other {', '.join(changed[:3])}: rename the sweep file, or "
+            f"remove that storage"
         )
     return study
 

@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from helpers.evaluate.figures import GRAY, ORANGE, RED, TEAL, WHITE_TO_TEAL
+from helpers.text import for_figure
 from helpers.visualize.guided import guided_backprop
 from helpers.visualize.neurons import Excitations
 from helpers.visualize.saliency import gini, mean_similarities
@@ -178,7 +179,7 @@ def draw_guided(
         _show(left, image)
         largest = gradient.abs().flatten().quantile(0.998).clamp(min=1e-12)
         _show(right, (0.5 + gradient / (2 * largest)).clamp(0, 1))
-        left.set_title(names[i], loc="left", fontsize=8, pad=3)
+        left.set_title(for_figure(names[i]), loc="left", fontsize=8, pad=3)
         _measure(right, concentration[i])
     _title(figure, title, f"{caption} Grey is 0, each gradient on its own scale.")
     return figure
@@ -193,7 +194,7 @@ def draw_comparison(
     grid = figure.subplots(len(images), 1 + len(maps), squeeze=False)
     for row, image, name in zip(grid, images, names, strict=True):
         _show(row[0], image)
-        row[0].set_xlabel(name, fontsize=8, labelpad=2)
+        row[0].set_xlabel(for_figure(name), fontsize=8, labelpad=2)
     for column, (method, found) in enumerate(maps.items(), start=1):
         grid[0, column].set_title(method, fontsize=9.5)
         for axes, picture, value in zip(grid[:, column], found, gini(found), strict=True):
