@@ -53,7 +53,8 @@ def count_files(folder):
 
 
 def test_species_folder_is_complete_and_nothing_else_is_left(species):
-    assert {path.name for path in species.parent.iterdir()} == {"tiny_species", ".tiny_species.lock"}
+    left = {path.name for path in species.parent.iterdir()}
+    assert left == {"tiny_species", ".tiny_species.lock"}
     assert count_files(species) == {
         (split, kind): count for split, count in SPECIES_COUNTS.items() for kind in sets.SPECIES
     }
