@@ -8,6 +8,7 @@ from PIL import Image
 from helpers import data
 from helpers.config import Config
 from helpers.data import images as decoding
+from helpers.data.batches import batches
 
 
 def write_image(path, color, size=(40, 30)):
@@ -153,7 +154,7 @@ def test_squash_crop_and_pad(tmp_path):
 def test_batches_come_in_order_and_once(folder):
     images = load(folder).train
     chunks = np.array_split(np.random.default_rng(0).permutation(len(images)), 5)
-    seen = list(data.batches(images, chunks, torch.device("cpu"), lambda pixels, step: pixels))
+    seen = list(batches(images, chunks, torch.device("cpu"), lambda pixels, step: pixels))
     for chunk, (pixels, labels) in zip(chunks, seen, strict=True):
         assert torch.equal(pixels, images.take(chunk))
         assert labels.tolist() == images.labels[chunk].tolist()
