@@ -20,6 +20,7 @@ help:
 
 run: $(READY)
 	@mkdir -p runs/notebooks
+	@$(BIN)/python -m helpers.report.batch experiments/r*.yaml --rows "count*"
 	@set -e; for notebook in $(MAIN_JOB); do \
 		echo "$$notebook"; \
 		$(BIN)/papermill --kernel python3 $$notebook runs/$$notebook; \

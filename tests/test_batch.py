@@ -284,6 +284,17 @@ def test_counts_do_not_depend_on_data(tmp_path):
     assert execution.steps[0][1]["image_size"] == 274
 
 
+def test_counts_need_no_notebook(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch.subprocess, "Popen", None)
+    (execution,) = plan("r3.yaml", "counts_64_5_128", tmp_path)
+    assert batch.run([execution]) == [] and execution.finished
+    counts = json.loads((execution.run.folder / "counts.json").read_text())
+    assert counts["parameters"] == 3 * 25 * 64 + 4 * 25 * 64**2 + 64 * 64 * 128 + 128 + 1290
+    (broken,) = plan("r3.yaml", "counts_64_5_128", tmp_path)
+    broken.steps[0][1]["dense"] = 0
+    assert batch.run([broken]) == [broken] and "dense must be" in broken.status["reason"]
+
+
 def test_run_with_other_parameters_is_never_overwritten(tmp_path):
     (execution,) = plan("r3.yaml", "best", tmp_path)
     given = {n: v for n, v in execution.steps[0][1].items() if n in Config.model_fields}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_train import SMALL, image_set
 from torch import nn
+from torch.nn import functional as F
 
 from helpers import models, train
 from helpers.config import Config
@@ -117,10 +118,24 @@ def test_what_changes_from_epoch_to_epoch_is_not_kept(splits, config, parameters
         ("googlenet", "all_but_last_1_blocks", "inception5a"),
         ("inception_v3", "all_but_head", "dropout"),
         ("legacy_xception", "all_but_head", "global_pool.flatten"),
+        ("tf_efficientnet_lite0", "all_but_head", "global_pool.flatten"),  # padding by size
+        ("tf_efficientnet_lite0", "all_but_last_1_blocks", "blocks.5.3"),
+        ("timm:test_resnet", "all_but_last_1_blocks", "layer3.0"),
+        ("timm:vit_tiny_patch16_224", "all_but_last_1_blocks", "blocks.10"),
+        ("timm:test_convnext", "all_but_last_1_blocks", "stages.3.blocks.0"),
+        ("timm:test_nfnet", "all_but_head", "head.global_pool.flatten"),
+        ("timm:test_byobnet", "all_but_head", "head.global_pool.flatten"),
+        ("timm:vgg11_bn", "all_but_head", "head.global_pool.flatten"),  # looks at the map's size
+        ("timm:mobilenetv3_small_050", "all_but_last_1_blocks", "blocks.4.1"),
+        ("regnet_y_400mf", "all_but_head", "avgpool"),
+        ("mnasnet0_5", "all_but_head", "classifier.0"),
+        ("convnext_tiny", "all_but_head", "classifier.1"),
+        ("swin_t", "all_but_head", "flatten"),
     ],
 )
 def test_the_cut_is_late_and_loses_nothing(name, strategy, up_to):
-    size = {"inception_v3": 96, "alexnet": 96, "legacy_xception": 96}.get(name, 64)
+    size = {"timm:vit_tiny_patch16_224": 224, "inception_v3": 96, "alexnet": 96,
+            "legacy_xception": 96}.get(name, 64)  # fmt: skip
     model, (beginning, rest, last) = split(name, strategy, size)
     assert last == up_to
     images = torch.randn(2, 3, size, size)
@@ -134,6 +149,31 @@ def test_a_beginning_that_rolls_dice_is_cut_before_the_dice():
     model, (_, _, last) = split("alexnet", "convolutional", 96)
     models.train_mode(model)
     assert last == "avgpool" and model.classifier[0].training
+
+
+class Branching(nn.Module):
+    """A network whose own `forward` looks at the images, or rolls dice by a function."""
+
+    mean, std = (0.5,) * 3, (0.5,) * 3
+
+    def __init__(self, dice):
+        super().__init__()
+        self.conv, self.head, self.dice = nn.Conv2d(3, 64, 3), nn.Linear(64, 3), dice
+
+    def forward(self, images):
+        vectors = self.conv(images).mean((2, 3))
+        if self.dice:
+            return self.head(F.dropout(vectors, 0.5, self.training))
+        return self.head(vectors if vectors.sum() > 0 else -vectors)
+
+
+@pytest.mark.parametrize(("dice", "reason"), [(False, "cannot be cut"), (True, "in two parts")])
+def test_a_network_that_cannot_be_cut_says_so(dice, reason, splits, config, capsys):
+    model = Branching(dice)
+    freeze(model, "all_but_head")
+    found = features.compute(model, splits.train, splits.val, config, torch.float32, None)
+    said = capsys.readouterr().out
+    assert found is None and reason in said and said.count("\n") == 1
 
 
 def test_features_too_large_for_memory_go_to_a_file(splits, config, tmp_path, monkeypatch):

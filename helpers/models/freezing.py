@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers.config import ConfigError, parse_freeze
 from helpers.count.layers import markdown_table
+from helpers.models.graph import UNFOLLOWED, trace
 
 # The classes that torchvision, timm and this project build their networks of, again and again.
 BLOCK = re.compile(
@@ -261,8 +262,8 @@ def layers_by_depth(model: nn.Module) -> list[str]:
     order = [layer.name for layer in layers(model) if not _below(layer.name, head)]
     was_training = model.training
     try:
-        graph = fx.Tracer().trace(model.eval())
-    except Exception:  # control flow that depends on data, in one of a thousand networks
+        graph = trace(model.eval())
+    except UNFOLLOWED:
         return order
     finally:
         model.train(was_training)

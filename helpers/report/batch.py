@@ -3,6 +3,8 @@
     python -m helpers.report.batch experiments/r5.yaml [--rows PATTERN] [--jobs N] [--set epochs=1]
         [--dataset tiny_nature] [--dry-run]
 
+Rows that only count are counted at once, without a notebook, a fraction of a second each.
+
 Each execution has a folder runs/batch/REPORT/ROW: status.json, the executed notebook, log.txt and
 parameters.yaml, with which papermill runs it by hand. Finished rows are skipped, all others start
 or continue.
@@ -51,6 +53,11 @@ def run(executions: list[Execution], jobs: int = 1) -> list[Execution]:
         waiting = [execution for execution in executions if not execution.finished]
         table = _Table(executions, len(waiting))
         try:
+            for execution in [one for one in waiting if one.row.counts]:
+                waiting.remove(execution)
+                state, reason = _count(execution)
+                failed += [execution] if state == "failed" else []
+                table.say(execution, state, reason)
             while waiting or running:
                 while waiting and len(running) < jobs:
                     running.append(waiting.pop(0))
@@ -123,6 +130,20 @@ def _start(execution: Execution, jobs: int) -> None:
             env=environment,
             start_new_session=True,
         )
+
+
+def _count(execution: Execution) -> tuple[str, str]:
+    """Count here and now; returns the execution's state and a reason."""
+    begun = time.monotonic()
+    execution.write_parameters()
+    try:
+        execution.count()
+        state, reason = "finished", ""
+    except Exception as error:  # this row's mistake is not the other rows'
+        state, reason = "failed", f"{type(error).__name__}: {error}"
+    execution.seconds = time.monotonic() - begun
+    execution.set_status(state, **({"reason": reason} if reason else {}))
+    return state, reason
 
 
 def _look(execution: Execution, jobs: int) -> tuple[str, str]:

@@ -16,9 +16,10 @@ import yaml
 
 from helpers import ROOT, models
 from helpers.config import DATASETS, Config, ConfigError, did_you_mean
-from helpers.count.layers import without_weights
+from helpers.count.algebra import cs6910_operations
+from helpers.count.layers import count, without_weights
 from helpers.report import rows
-from helpers.report.rows import SWEEPING, TRAINING, ExperimentError, Row
+from helpers.report.rows import COUNTING, SWEEPING, TRAINING, ExperimentError, Row
 from helpers.runs import Run, now, write_atomically
 
 EMBEDDED = ("tiny_nature", "tiny_species")
@@ -79,6 +80,16 @@ class Execution:
         files = [_from(ROOT, path) for path in (source, output, parameters, source.parent)]
         return ["-m", "papermill", *files[:2], "-f", files[2], "--cwd", files[3],
                 "--kernel", "python3", "--no-progress-bar"]  # fmt: skip
+
+    def count(self) -> None:
+        """Count a count row's network, which its notebook does with more words."""
+        parameters = self.steps[0][1]
+        config, classes = rows.config_of(self.row, parameters), parameters["num_classes"]
+        with without_weights():
+            network = models.build(config, classes)
+        models.freeze(network, config.freeze)
+        operations = cs6910_operations(config, classes) if config.model == "five_blocks" else ()
+        rows.write_counts(self.run.folder, network, count(network, config.image_size), operations)
 
     def write_parameters(self) -> None:
         """Write the files that `command` reads."""
@@ -153,8 +164,9 @@ def _plan_one(
     elif "name" in _parameters(row):
         parameters = {**parameters, "name": name, "runs_root": f"{runs_root}/{report}"}
     if row.notebook in TRAINING:
+        _check_run(run, rows.config_of(row, parameters))
+    if row.notebook in (COUNTING, *TRAINING):
         config = rows.config_of(row, parameters)
-        _check_run(run, config)
         # A row is Config's defaults and what it says, whatever defaults the notebook has.
         shown = {n: v for n, v in config.model_dump().items() if n in _parameters(row)}
         parameters = {**shown, **parameters}

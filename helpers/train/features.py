@@ -23,6 +23,7 @@ from helpers.data.batches import batches, mix_seeds
 from helpers.data.images import ImageSet
 from helpers.files import reserve
 from helpers.models.freezing import BLOCK, train_mode
+from helpers.models.graph import UNFOLLOWED, trace
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
 WORTHWHILE = 0.2  # share of the network's MACs in the frozen beginning
@@ -98,16 +99,25 @@ def compute(
 
     The model is frozen already and on its device. Returns None where there is nothing to gain:
     no frozen beginning or a small one, images that change from epoch to epoch (augmentation
-    without `config.feature_views`, growing images), or no room for the features.
+    without `config.feature_views`, growing images). Says so and returns None where the network
+    cannot be cut, or where there is no room for the features.
     """
     views = config.feature_views if config.augment else 1
     if config.freeze == "nothing" or not views or config.start_image_size:
         return None
-    parts = split(model, config.image_size)
+    device = next(model.parameters()).device
+    try:
+        parts = split(model, config.image_size)
+    except UNFOLLOWED as error:
+        return _plain_way(f"{config.model} cannot be cut ({str(error).splitlines()[0]})")
     if parts is None:
         return None
     beginning, rest, up_to = parts
-    device = next(model.parameters()).device
+    model.eval()
+    sample = normalize(train.take(np.arange(2)), model.mean, model.std).to(device)
+    with torch.no_grad():
+        if not torch.allclose(rest(beginning(sample)), model(sample), rtol=1e-3, atol=1e-4):
+            return _plain_way(f"{config.model} in two parts is another network than in one")
     started = time.perf_counter()
     bar = tqdm(total=views * len(train) + len(val), unit="image", leave=False, disable=None,
                desc="Frozen features")  # fmt: skip
@@ -127,7 +137,6 @@ def compute(
                 yield chunk, beginning(pixels)
             bar.update(len(chunk))
 
-    model.eval()
     sets = []
     with bar:
         for images, count_of_views, first in (train, views, 0), (val, 1, -1):
@@ -138,10 +147,14 @@ def compute(
                         shape = (count_of_views, len(images), *found.shape[1:])
                         values = _room(shape, found.dtype, folder)
                         if values is None:
-                            return None
+                            return _plain_way("there is no room for its features")
                     values[view, chunk] = found.cpu()
             sets.append([FeatureSet(one, images.labels) for one in values])
     return Features(rest, sets[0], sets[1][0], up_to, time.perf_counter() - started)
+
+
+def _plain_way(reason: str) -> None:
+    print(f"The frozen part runs again at every epoch, which is slow: {reason}")
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Tensor | None:
@@ -159,23 +172,15 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Ten
     return values
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return bool(BLOCK.search(type(module).__name__)) or super().is_leaf_module(module, name)
-
-
 def split(model: nn.Module, image_size: int) -> tuple[nn.Module, nn.Module, str] | None:
     """Cut a frozen network in two where a single value passes, as late as possible.
 
     Returns the fixed beginning, the rest (both share the model's modules) and the name of the
-    beginning's last module; None where there is no such cut, where the beginning has less than a
-    fifth of the MACs, or where the network cannot be traced.
+    beginning's last module; None where there is no such cut or where the beginning has less than a
+    fifth of the MACs. Raises one of `UNFOLLOWED` where the network cannot be traced.
     """
-    try:
-        train_mode(model)
-        graph = _Tracer().trace(model)
-    except Exception:  # control flow that depends on data: trained the plain way
-        return None
+    train_mode(model)
+    graph = trace(model, whole=lambda module: bool(BLOCK.search(type(module).__name__)))
     nodes = list(graph.nodes)
     place = {node: number for number, node in enumerate(nodes)}
     cut, waiting = 0, set()
