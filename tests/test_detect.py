@@ -2,7 +2,6 @@ import csv
 import itertools
 import wave
 from fractions import Fraction
-from urllib.error import URLError
 
 import av
 import numpy as np
@@ -13,24 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from helpers import ROOT
-from helpers.detect import pipeline as detect
+from helpers import ROOT, detect
+from helpers.detect.detectors import Detector
 from helpers.detect.drawn import traffic
+from helpers.detect.drawn.detector import train_detector
 from helpers.detect.drawn.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
-from helpers.detect.tracking import (
+from helpers.detect.rules import (
     FORBIDDEN,
     WRONG_DIRECTION,
     Event,
     Judge,
     Lane,
     Rules,
-    Tracker,
     Zone,
-    box_iou,
     read_rules,
 )
+from helpers.detect.tracking import Detections, Settings, Tracker, box_iou
 from helpers.detect.video import Video, Writer
 
+VEHICLES = ["car", "bus", "truck"]
 NO_RULES = Rules()
 STREET = Rules.model_validate({
     "zones": [{"name": "street", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]],
@@ -44,15 +44,26 @@ def says_one_sentence(error):
     return "\n" not in text and text.endswith((".", "?")) and len(text) < 300
 
 
-def follow(boxes, rules=STREET, labels=None, size=(400, 400), scores=None):
+def follow(boxes, rules=STREET, labels=None, size=(400, 400), times=None):
     """Send lists of boxes, one list a frame, through tracker and judge; return all events."""
-    tracker, judge, events = Tracker(), Judge(rules, *size), []
+    tracker, judge, events = Tracker(VEHICLES), Judge(rules, *size), []
     for frame, found in enumerate(boxes):
-        found = np.array(found, float).reshape(-1, 4)
         names = labels[frame] if labels else ["car"] * len(found)
-        seen = tracker.update(found, names, np.full(len(found), .9))
-        events += judge.update(seen, frame, frame / 25)
+        time = times[frame] if times is not None else frame / 25
+        seen = tracker.update(detections(found, names), time)
+        events += judge.update(seen, frame, time)
     return events, tracker
+
+
+def detections(boxes, labels, scores=.9):
+    boxes = np.array(boxes, float).reshape(-1, 4)
+    return Detections(boxes, labels, np.broadcast_to(np.array(scores, float), len(boxes)))
+
+
+def watch(path, detector, rules, folder, **more):
+    """Process a film and write everything down."""
+    video = Video(path)
+    return detect.record(detect.process(video, detector, rules, **more), video, rules, folder)
 
 
 def moving(start, step, frames, size=40):
@@ -183,12 +194,12 @@ def test_part_of_a_vehicle_is_no_second_offender():
     """A cab seen as a vehicle of its own moves with its truck; the truck alone is reported."""
     rules = Rules(zones=[Zone(name="road", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)],
                               forbidden=["truck"])])
-    tracker, judge, events = Tracker(), Judge(rules, 640, 384), []
+    tracker, judge, events = Tracker(["truck"]), Judge(rules, 640, 384), []
     for i in range(30):
         x = 4 * i
         boxes = np.array([[100 + x, 100, 200 + x, 180], [165 + x, 130, 200 + x, 180]], float)
         count = 1 if i < 3 else 2
-        seen = tracker.update(boxes[:count], ["truck"] * count, np.ones(count))
+        seen = tracker.update(detections(boxes[:count], ["truck"] * count), i / 25)
         events += judge.update(seen, i, i / 25)
     assert [event.box[2] - event.box[0] for event in events] == [100]
 
@@ -196,20 +207,20 @@ def test_part_of_a_vehicle_is_no_second_offender():
 def test_jump_to_the_next_vehicle_is_no_driving_backwards():
     lane = Lane(name="lane", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)],
                 directions=[((0.1, 0.5), (0.9, 0.5))])
-    tracker, judge, events = Tracker(min_overlap=0.05), Judge(Rules(lanes=[lane]), 640, 384), []
+    tracker, judge, events = Tracker(["car"], settings=Settings(min_overlap=.05)), Judge(Rules(lanes=[lane]), 640, 384), []
     for i in range(60):
         x = 6 * i if i < 30 else 6 * i - 60  # one leaves, the follower takes over its track
         box = np.array([[x, 100, x + 80, 180]], float)
-        events += judge.update(tracker.update(box, ["car"], np.ones(1)), i, i / 25)
+        events += judge.update(tracker.update(detections(box, ["car"]), i / 25), i, i / 25)
     assert events == []
 
 
 def test_weak_detection_continues_a_track_but_starts_none():
-    tracker = Tracker(start_score=.5)
+    tracker = Tracker(["car"], start_score=.5)
     box, other = np.array([[10.0, 10, 50, 50]]), np.array([[200.0, 200, 240, 240]])
-    for _ in range(6):
-        tracker.update(box, ["car"], np.array([.9]))
-    seen = tracker.update(np.r_[box, other], ["car", "car"], np.array([.3, .3]))
+    for i in range(6):
+        tracker.update(detections(box, ["car"]), i / 25)
+    seen = tracker.update(detections(np.r_[box, other], ["car", "car"], .3), 6 / 25)
     assert [track.number for track in seen] == [1] and tracker.count == 1
 
 
@@ -282,10 +293,10 @@ def write_film(path, codec="libx264", frames=50, size=(96, 64), times=None, pix_
 
 
 def find_nothing(images):
-    return [detect.Detections(np.zeros((0, 4), np.float32), [], np.zeros(0)) for _ in images]
+    return [Detections(np.zeros((0, 4), np.float32), [], np.zeros(0)) for _ in images]
 
 
-BLIND = detect.Detector(["car", "truck"], find_nothing, .5)
+BLIND = Detector(["car", "truck"], find_nothing, .5)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mov", "mpeg4"),
@@ -302,7 +313,7 @@ def test_every_usual_format_is_read_in_full(tmp_path, name, codec):
 def test_uneven_frame_times_are_kept(tmp_path):
     times = np.cumsum(np.random.default_rng(0).uniform(.02, .2, 30)).tolist()
     source = write_film(tmp_path / "uneven.mp4", frames=30, times=times)
-    summary = detect.process(source, BLIND, NO_RULES, tmp_path / "out")
+    summary = watch(source, BLIND, NO_RULES, tmp_path / "out")
     written = [t for t, _ in Video(tmp_path / "out" / "annotated.mp4")]
     assert np.allclose(written, np.array(times) - times[0], atol=3e-3)
     assert summary.frames == 30 and summary.warning == ""
@@ -311,7 +322,7 @@ def test_uneven_frame_times_are_kept(tmp_path):
 @pytest.mark.parametrize("size", [(97, 65), (96, 65), (33, 17)], ids=str)
 def test_odd_sizes_become_even_for_the_browser(tmp_path, size):
     source = write_film(tmp_path / "odd.webm", "libvpx-vp9", 5, size)
-    detect.process(source, BLIND, NO_RULES, tmp_path)
+    watch(source, BLIND, NO_RULES, tmp_path)
     with av.open(str(tmp_path / "annotated.mp4")) as container:
         context = container.streams.video[0].codec_context
         assert (context.width, context.height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
@@ -375,7 +386,7 @@ def test_cut_off_file_keeps_and_says_what_was_processed(tmp_path, name, codec):
             container.mux(stream.encode())
     assert Video(path).duration == pytest.approx(4, abs=.1)
     path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
-    summary = detect.process(path, BLIND, NO_RULES, tmp_path / "out")
+    summary = watch(path, BLIND, NO_RULES, tmp_path / "out")
     assert 20 < summary.frames < 90
     assert "is damaged" in summary.warning and str(summary.frames) in summary.warning
     assert len(list(Video(tmp_path / "out" / "annotated.mp4"))) == summary.frames
@@ -384,104 +395,21 @@ def test_cut_off_file_keeps_and_says_what_was_processed(tmp_path, name, codec):
 def test_memory_holds_a_few_frames_only(tmp_path):
     held = []
 
-    def watch(images):
+    def look(images):
         held.append(len(images))
         return find_nothing(images)
 
     source = write_film(tmp_path / "a.mp4")
-    detect.process(source, detect.Detector(["car"], watch, .5), NO_RULES, tmp_path, batch_size=7)
+    watch(source, Detector(["car"], look, .5), NO_RULES, tmp_path, batch_size=7)
     assert held == [7] * 7 + [1]
 
 
 # --- detectors and the whole pipeline -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large",
-                                  "fasterrcnn_mobilenet_v3_large_320_fpn"])
-def test_torchvision_detector_speaks_in_names(name):
-    torch.manual_seed(0)
-    detector = detect.load_detector(name, .02, weights=None)
-    assert {"car", "bus", "truck"} < set(detector.names)
-    images = np.random.default_rng(0).integers(0, 255, (2, 121, 203, 3), np.uint8)
-    found = detector.predict(images)
-    assert len(found) == 2
-    for one in found:
-        assert one.boxes.shape == (len(one.labels), 4) and one.scores.shape == (len(one.labels),)
-        assert set(one.labels) <= set(detector.names) and (one.scores >= .01).all()
-        assert (one.boxes >= 0).all() and (one.boxes <= [203, 121, 203, 121]).all()
-
-
-def test_number_of_truck_differs_but_its_name_does_not():
-    answer = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "scores": torch.tensor([.9])}
-
-    class Fixed(torch.nn.Module):
-        def forward(self, images):
-            return [{**answer, "labels": torch.tensor([self.number])}] * len(images)
-
-    fixed, images = Fixed(), np.zeros((1, 8, 8, 3), np.uint8)
-    names = torchvision.models.get_model_weights("ssdlite320_mobilenet_v3_large")
-    for fixed.number, known in ((8, names.DEFAULT.meta["categories"]), (1, ["car", "truck"])):
-        assert detect.as_detector(fixed, known, .5).predict(images)[0].labels == ["truck"]
-
-
-def test_one_vehicle_with_two_classes_is_found_once():
-    class Doubled(torch.nn.Module):
-        def forward(self, images):
-            boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [40, 40, 60, 60], [0, 0, 5, 5]])
-            return [{"boxes": boxes, "labels": torch.tensor([0, 1, 0, 1]),
-                     "scores": torch.tensor([.6, .8, .3, .2])}]
-
-    found = detect.as_detector(Doubled(), ["bus", "truck"], .5).predict(
-        np.zeros((1, 64, 64, 3), np.uint8))[0]
-    assert list(zip(found.labels, found.scores.round(1), strict=True)) == [
-        ("truck", np.float32(.8)), ("bus", np.float32(.3))]
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("fasterrcnn_resnet50_fnp",), "did you mean 'fasterrcnn_resnet50_fpn'"),
-    (("resnet18",), "There is no detector"),
-    (("ssdlite320_mobilenet_v3_large", 1.5), "between 0 and 1")])
-def test_bad_detector_ends_in_one_sentence(arguments, message):
-    with pytest.raises(ValueError, match=message) as error:
-        detect.load_detector(*arguments)
-    assert "\n" not in str(error.value)
-
-
-def test_weights_that_cannot_be_downloaded_end_in_one_sentence(monkeypatch, tmp_path):
-    def fail(*arguments, **more):
-        raise URLError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    with pytest.raises(ConnectionError, match="cannot be downloaded") as error:
-        detect.load_detector("ssdlite320_mobilenet_v3_large")
-    assert says_one_sentence(error)
-
-
-def test_yolo_without_its_package_names_the_licence(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
-    with pytest.raises(ValueError, match=r"ultralytics.*AGPL-3\.0") as error:
-        detect.load_detector("yolov5nu.pt")
-    assert says_one_sentence(error)
-
-
-@pytest.mark.parametrize("name", ["yolov5n.yaml", "yolov3-tiny.yaml"])
-def test_yolo_built_from_its_yaml_finds_things(name):
-    pytest.importorskip("ultralytics")
-    torch.manual_seed(0)
-    detector = detect.load_detector(name, 2e-6)
-    assert len(detector.names) == 80
-    found = detector.predict(np.random.default_rng(0).integers(0, 255, (2, 96, 160, 3), np.uint8))
-    for one in found:
-        assert set(one.labels) <= set(detector.names)
-        assert one.boxes.shape == (len(one.labels), 4) and (one.scores >= 1e-6).all()
-        assert (one.boxes >= 0).all() and (one.boxes <= [160, 96, 160, 96]).all()
-    assert len(found) == 2 and len(found[0].labels) > 0
-
-
 def test_small_detector_learns_what_it_is_shown():
     images, targets = traffic.draw_scenes(4, 0, moments=4)
-    detector = detect.train_detector(images, targets, steps=60, batch_size=4, lr=4e-3)
+    detector = train_detector(images, targets, steps=60, batch_size=4, lr=4e-3)
     assert detector.names == ["background", "bus", "car", "truck"]
     right = total = 0
     for found, target in zip(detector.predict(images), targets, strict=True):
@@ -495,11 +423,11 @@ def test_small_detector_learns_what_it_is_shown():
 def test_unknown_classes_are_named(tmp_path):
     source = write_film(tmp_path / "a.mp4", frames=3)
     with pytest.raises(ValueError, match="'lorry'"):
-        detect.process(source, BLIND, NO_RULES, tmp_path, classes=["lorry"])
+        watch(source, BLIND, NO_RULES, tmp_path, classes=["lorry"])
     rules = Rules.model_validate({"zones": [{"name": "street", "forbidden": ["trucks"],
                                              "polygon": [[0, 0], [1, 0], [1, 1]]}]})
     with pytest.raises(ValueError, match="street.*did you mean 'truck'"):
-        detect.process(source, BLIND, rules, tmp_path)
+        watch(source, BLIND, rules, tmp_path)
 
 
 def test_pipeline_reports_what_drove_where(tmp_path):
@@ -519,16 +447,17 @@ def test_pipeline_reports_what_drove_where(tmp_path):
             y = 2 * i
             boxes = np.array([[40, 150 - y, 70, 180 - y], [140, 10 + y, 165, 30 + y],
                               [5, 5, 15, 15]], float)
-            found.append(detect.Detections(boxes, ["truck", "car", "dog"], np.full(3, .9)))
+            found.append(Detections(boxes, ["truck", "car", "dog"], np.full(3, .9)))
         return found
 
-    detector = detect.Detector(["car", "truck", "dog"], predict, .5)
+    detector = Detector(["car", "truck", "dog"], predict, .5)
     source = write_film(tmp_path / "a.mp4", frames=60, size=(200, 200))
-    summary = detect.process(source, detector, rules, tmp_path / "out")
+    summary = watch(source, detector, rules, tmp_path / "out")
     assert [(e.label, e.event, e.zone) for e in summary.events] == [
         ("truck", FORBIDDEN, "left"), ("car", WRONG_DIRECTION, "up")]
     assert summary.counts == {"left": {"truck": 1}, "right": {"car": 1}}
-    assert summary.heat.sum() > 40 and summary.heat[:, 40:].sum() == 0
+    assert summary.vehicles == {"truck": 1, "car": 1}
+    assert summary.heat.counts.sum() > 40 and summary.heat.counts[:, 40:].sum() == 0
     assert len(summary.key_frames) == 3 and summary.first_frame.shape == (200, 200, 3)
     with open(tmp_path / "out" / "events.csv", newline="") as file:
         rows = list(csv.DictReader(file))

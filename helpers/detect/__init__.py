@@ -1,5 +1,5 @@
 """Vehicles in a video: detected, followed, judged by the rules of the road."""
 
-from helpers.detect.pipeline import process
+from helpers.detect.pipeline import process, record
 
-__all__ = ["process"]
+__all__ = ["process", "record"]

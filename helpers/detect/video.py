@@ -1,23 +1,21 @@
-"""Read any video frame by frame, draw what was found on its frames, write an mp4 for browsers."""
+"""How a video is read, frame by frame, and written as an mp4 that browsers play."""
 
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import matplotlib.patheffects as effects
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import gaussian_filter
 
-from helpers.detect.tracking import Event, Rules, Track
-from helpers.text import for_figure
 
-RED, WHITE, DARK = (255, 59, 48), (255, 255, 255), (22, 26, 32)
-COLOURS = {"car": (96, 205, 255), "bus": (255, 205, 64), "truck": (214, 150, 255)}
-OTHER = (150, 230, 150)  # the colour of every other class
+def _open(path: Path) -> av.container.InputContainer:
+    """Open a video to read.
+
+    FFmpeg's messages must not come back into Python: a damaged file, read by several threads and
+    left half-read, would wait for ever. torchvision 0.23 to 0.25 switch them on when imported.
+    """
+    av.logging.set_level(None)
+    return av.open(str(path))
 
 
 class Video:
@@ -36,7 +34,7 @@ class Video:
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no video file {path}.")
         try:
-            with av.open(str(self.path)) as container:
+            with _open(self.path) as container:
                 if not container.streams.video:
                     raise ValueError(f"{self.path.name} has no picture stream; give a video.")
                 stream = container.streams.video[0]
@@ -56,7 +54,7 @@ class Video:
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         start, size, time, count, bad = None, {}, 0.0, 0, 0
-        with av.open(str(self.path)) as container:
+        with _open(self.path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             packets = container.demux(stream)
@@ -107,140 +105,13 @@ class Writer:
         frame.pts, frame.time_base = self.last, Fraction(1, 90000)
         self.container.mux(self.stream.encode(frame))
 
+    def close(self) -> None:
+        """Write what is still to be written."""
+        self.container.mux(self.stream.encode())
+        self.container.close()
+
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *exception) -> None:
-        self.container.mux(self.stream.encode())
-        self.container.close()
-
-
-class Annotator:
-    """Draw tracks, events and the rules' outlines on frames of one size."""
-
-    def __init__(self, rules: Rules, width: int, height: int):
-        self.scale = max(1.0, min(width, height) / 400)
-        self.font = ImageFont.load_default(size=round(11 * self.scale))
-        self.large = ImageFont.load_default(size=round(14 * self.scale))
-        size = np.array([width, height])
-        self.outlines = [
-            ([tuple(p) for p in np.array([*area.polygon, area.polygon[0]]) * size],
-             (*(RED if getattr(area, "forbidden", None) else WHITE), 90))
-            for area in (*rules.zones, *rules.lanes)]
-
-    def draw(self, image: np.ndarray, tracks: list[Track], news: list[Event]) -> np.ndarray:
-        """Return the image with a box for each track; offenders red, `news` in a banner."""
-        picture = Image.fromarray(image)
-        draw = ImageDraw.Draw(picture, "RGBA")
-        thin, thick = round(1.4 * self.scale), round(3 * self.scale)
-        for outline, colour in self.outlines:
-            draw.line(outline, fill=colour, width=thin)
-        for track in sorted(tracks, key=lambda track: bool(track.reported)):
-            colour = COLOURS.get(track.label, OTHER)
-            text = f"{track.label} {track.number}"
-            if track.reported:
-                colour, text = RED, f"{text} · {' · '.join(sorted(e for e, _ in track.reported))}"
-            draw.line([tuple(p) for p in track.way], fill=(*colour, 150), width=thin)
-            x0, y0, x1, y1 = track.box
-            draw.rectangle([x0, y0, x1, y1], outline=colour,
-                           width=thick if track.reported else thin)
-            self._write(draw, x0, y0, text, self.font, colour,
-                        WHITE if track.reported else DARK, image.shape[1])
-        for row, event in enumerate(news[:-4:-1]):
-            text = f"{event.time:.1f} s   {event.label} {event.track}: {event.event}, {event.zone}"
-            self._write(draw, 6 * self.scale, image.shape[0] - (6 + 22 * row) * self.scale, text,
-                        self.large, (*DARK, 215), WHITE, image.shape[1])
-        return np.asarray(picture)
-
-    def _write(self, draw: ImageDraw.ImageDraw, x: float, y: float, text: str,
-               font: ImageFont.FreeTypeFont, back: tuple, colour: tuple, width: int) -> None:
-        margin = round(2 * self.scale)
-        tall, wide = font.size + 2 * margin, font.getlength(text) + 2 * margin
-        x, y = max(0, min(x, width - wide)), max(0, y - tall)
-        draw.rectangle([x, y, x + wide, y + tall], fill=back)
-        draw.text((x + margin, y + margin), text, fill=colour, font=font, anchor="lt")
-
-
-def draw_rules(frame: np.ndarray, rules: Rules) -> Figure:
-    """Draw the zones and lanes over a frame, to check that they lie where they should."""
-    height, width = frame.shape[:2]
-    figure = Figure(figsize=(10, 10 * height / width), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(frame)
-    axes.set_axis_off()
-    outlined = [effects.withStroke(linewidth=3, foreground="black")]
-    for zone in rules.zones:
-        colour = "#ff3b30" if zone.forbidden else "#ffffff"
-        points = np.array(zone.polygon) * (width, height)
-        axes.fill(*points.T, facecolor=colour, alpha=.14)
-        axes.fill(*points.T, fill=False, edgecolor=colour, linewidth=2.5)
-        rule = f"\nno {', '.join(zone.forbidden)}" if zone.forbidden else ""
-        axes.text(*points.mean(0), for_figure(zone.name) + rule, color=colour, ha="center",
-                  va="center", weight="bold", path_effects=outlined)
-    for lane in rules.lanes:
-        points = np.array(lane.polygon) * (width, height)
-        axes.fill(*points.T, fill=False, edgecolor="#34c759", linewidth=1.2, linestyle="--")
-        for start, end in np.array(lane.directions) * (width, height):
-            axes.annotate("", end, start, arrowprops={"color": "#34c759", "width": 2.5,
-                                                      "headwidth": 12, "alpha": .9})
-        axes.text(*end, for_figure(lane.name), color="#34c759", ha="center", path_effects=outlined)
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    return figure
-
-
-def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Counter],
-                 heat: np.ndarray, duration: float) -> Figure:
-    """Draw when what happened, where trucks were, and how many vehicles used each road.
-
-    Args:
-        frame: the background of the heat map.
-        events: what `Judge` reported.
-        counts: road -> class -> number of vehicles.
-        heat: a grid over the frame of how often a truck stood there.
-        duration: length of the video in seconds.
-    """
-    figure = Figure(figsize=(12, 7.5), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.7), width_ratios=(1.6, 1))
-    labels = sorted({label for roads in counts.values() for label in roads}
-                    | {event.label for event in events})
-    colours = {label: np.array(COLOURS.get(label, OTHER)) / 255 for label in labels}
-
-    axes = figure.add_subplot(grid[0, :])
-    rows = sorted({(event.zone, event.event) for event in events}, reverse=True)
-    for i, event in enumerate(events):
-        row = rows.index((event.zone, event.event))
-        axes.scatter(event.time, row, s=110, color=colours[event.label], edgecolor="black",
-                     zorder=3)
-        axes.annotate(f"{event.label} {event.track}", (event.time, row),
-                      (0, (9, -17, 20, -28)[i % 4]), textcoords="offset points", ha="center",
-                      fontsize=9)
-    axes.set(title=f"{len(events)} events", xlabel="time in seconds", xlim=(0, max(duration, 1e-3)),
-             ylim=(-.6, max(len(rows), 1) - .4), yticks=range(len(rows)))
-    axes.set_yticklabels([f"{for_figure(zone)}\n{event}" for zone, event in rows])
-    axes.grid(axis="x", alpha=.3)
-
-    axes = figure.add_subplot(grid[1, 0])
-    height, width = frame.shape[:2]
-    axes.imshow(frame.mean(2), cmap="gray", vmin=-60, vmax=320)
-    warm = gaussian_filter(heat, 1.2)
-    warm = warm / max(warm.max(), 1e-9)
-    axes.imshow(warm, cmap="inferno", alpha=.85 * warm ** .5, extent=(0, width, height, 0),
-                interpolation="bilinear")
-    axes.set_title("Where trucks were")
-    axes.set_axis_off()
-
-    axes = figure.add_subplot(grid[1, 1])
-    roads = [for_figure(road) for road in counts]
-    base = np.zeros(len(roads))
-    for label in labels:
-        values = np.array([count[label] for count in counts.values()])
-        bars = axes.bar(roads, values, bottom=base, label=label, color=colours[label],
-                        edgecolor="black", linewidth=.6)
-        axes.bar_label(bars, [str(v) if v else "" for v in values], label_type="center")
-        base = base + values
-    axes.set(title="Vehicles on each road", ylim=(0, max(base.max(initial=0) * 1.15, 1)))
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    if labels:
-        axes.legend(loc="upper right")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+        self.close()

@@ -4,8 +4,9 @@ They train the default detector, stand in for a video of one's own in the notebo
 the whole pipeline. Training pictures and clips never share a seed.
 """
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,15 @@ from tqdm.auto import tqdm
 
 from helpers.detect.drawn import scene
 from helpers.detect.drawn.scene import FAR, NEAR, SIZE, Camera, Model, Scene
-from helpers.detect.tracking import (
+from helpers.detect.rules import (
     FORBIDDEN,
     WRONG_DIRECTION,
     Event,
     Lane,
     Rules,
     Zone,
-    box_iou,
 )
+from helpers.detect.tracking import box_iou
 from helpers.detect.video import Writer
 
 FPS = 25
@@ -122,8 +123,10 @@ class Clip:
     """Hold a drawn clip: `rules`, true `events` (their `track` is a vehicle's number), frames.
 
     A vehicle that breaks a rule for less than a second in good view is left out of the clip, so
-    that every event is one that watchers could agree on.
+    that every event is one that watchers could agree on. `fps` is FPS, `resample` changes it.
     """
+
+    fps = FPS
 
     def __init__(self, seed: int, frames: int = 200, camera: Camera | None = None,
                  stream: int = CLIP):
@@ -139,6 +142,21 @@ class Clip:
                 self.vehicles.append(vehicle)
                 self.events += [event for _, event in breaches]
 
+    def resample(self, fps: float) -> "Clip":
+        """Return the same traffic, as long and with the same events, at another frame rate."""
+        clip = copy.copy(self)
+        times = np.arange(0, (self.frame_count - 1) / self.fps + 1e-9, 1 / fps)
+        before = np.arange(self.frame_count) / self.fps
+        clip.fps, clip.frame_count, clip.vehicles = fps, len(times), []
+        for vehicle in self.vehicles:
+            columns = [np.interp(times, before, column) for column in vehicle.places.T]
+            clip.vehicles.append(replace(vehicle, places=np.stack(columns, 1)))
+        known = {(event.track, event.event, event.zone) for event in self.events}
+        clip.events = [event for number, vehicle in enumerate(clip.vehicles)
+                       for _, event in clip._breaches(vehicle, number)
+                       if (number, event.event, event.zone) in known]
+        return clip
+
     def _breaches(self, vehicle: Vehicle, number: int) -> list[tuple[float, Event]]:
         """Return each rule that a vehicle breaks, with the seconds it does so in good view."""
         x, _, heading = vehicle.places.T
@@ -153,10 +171,10 @@ class Clip:
                         if (points := self.outline(vehicle, i)) is not None}
             if outlines:
                 first = min(outlines)
-                event = Event(first, first / FPS, number, vehicle.label, kind, zone,
+                event = Event(first, first / self.fps, number, vehicle.label, kind, zone,
                               frame_box(outlines[first]))
                 in_view = [i for i, points in outlines.items() if share_inside(points) > .6]
-                found.append((len(in_view) / FPS, event))
+                found.append((len(in_view) / self.fps, event))
         return found
 
     def outline(self, vehicle: Vehicle, frame: int) -> np.ndarray | None:
@@ -202,9 +220,9 @@ class Clip:
 
     def save(self, path: str | Path) -> None:
         """Write the clip as an mp4."""
-        with Writer(path, *SIZE, FPS) as writer:
+        with Writer(path, *SIZE, self.fps) as writer:
             for i in tqdm(range(self.frame_count), "drawing the clip", disable=None):
-                writer.write(self.frame(i).image, i / FPS)
+                writer.write(self.frame(i).image, i / self.fps)
 
 
 def frame_box(points: np.ndarray) -> np.ndarray:
