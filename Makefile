@@ -5,7 +5,6 @@ BIN := .venv/bin
 READY := .venv/.ready
 REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-MAIN_JOB := $(filter-out notebooks/07_%, $(NOTEBOOKS))
 
 .PHONY: help run report test lint check-bounds publish clean
 
@@ -21,11 +20,11 @@ help:
 run: $(READY)
 	@mkdir -p runs/notebooks
 	@$(BIN)/python -m helpers.report.batch experiments/r*.yaml --rows "count*"
-	@set -e; for notebook in $(MAIN_JOB); do \
+	@set -e; for notebook in $(NOTEBOOKS); do \
 		echo "$$notebook"; \
 		$(BIN)/papermill --kernel python3 $$notebook runs/$$notebook; \
 	done
-	@$(BIN)/python -m helpers.report.notebooks $(MAIN_JOB:%=runs/%)
+	@$(BIN)/python -m helpers.report.notebooks $(NOTEBOOKS:%=runs/%)
 	@echo "Executed notebooks, as pages for the browser, too: runs/notebooks/"
 	@echo "The report, one file for the browser: runs/report/report.html"
 	@echo "Runs, each with its configuration, history, metrics and weights: runs/"

@@ -207,7 +207,8 @@ def test_part_of_a_vehicle_is_no_second_offender():
 def test_jump_to_the_next_vehicle_is_no_driving_backwards():
     lane = Lane(name="lane", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)],
                 directions=[((0.1, 0.5), (0.9, 0.5))])
-    tracker, judge, events = Tracker(["car"], settings=Settings(min_overlap=.05)), Judge(Rules(lanes=[lane]), 640, 384), []
+    tracker = Tracker(["car"], settings=Settings(min_overlap=.05))
+    judge, events = Judge(Rules(lanes=[lane]), 640, 384), []
     for i in range(60):
         x = 6 * i if i < 30 else 6 * i - 60  # one leaves, the follower takes over its track
         box = np.array([[x, 100, x + 80, 180]], float)

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.optimize import linear_sum_assignment
 
 SPEED_SECONDS = 0.14  # a speed is averaged over about so long
@@ -28,6 +28,16 @@ class Settings(BaseModel):
     direction_seconds: float = Field(1.0, gt=0)  # a direction is measured over so long
     min_move: float = Field(0.3, ge=0)  # least move that has a direction, in sizes of the vehicle
     min_overlap: float = Field(0.2, gt=0, le=1)  # least IoU of a vehicle's boxes in two frames
+
+    @classmethod
+    def from_parameters(cls, values: dict) -> "Settings":
+        """Pick the settings from a notebook's parameters; raises ValueError for a wrong one."""
+        try:
+            return cls(**{name: values[name] for name in cls.model_fields if name in values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{first['loc'][0]} is {first['input']!r}: "
+                             f"{first['msg'].removeprefix('Input ')}.") from None
 
 
 DEFAULT = Settings()
