@@ -125,10 +125,10 @@ def test_requirements_name_every_package_that_helpers_import():
     named = {requirement.name.lower() for requirement in files}
     for path in HELPERS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in getattr(node, "names", [])]
-            names = [node.module] if isinstance(node, ast.ImportFrom) else names
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
+            names = [alias.name for alias in node.names]
+            names = [node.module] if isinstance(node, ast.ImportFrom) else names
             for name in {name.partition(".")[0] for name in names}:
                 if name not in sys.stdlib_module_names | optional | {"helpers"}:
                     found = {d.lower() for d in distributions[name]}
