@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from helpers.detect.rules import Event, Rules
 from helpers.detect.tracking import Track
+from helpers.text import for_figure
 
 RED, WHITE, DARK = (255, 59, 48), (255, 255, 255), (22, 26, 32)
 COLOURS = {"car": (96, 205, 255), "bus": (255, 205, 64), "truck": (214, 150, 255)}
@@ -82,8 +83,8 @@ def draw_rules(frame: np.ndarray, rules: Rules) -> Figure:
         points = np.array(zone.polygon) * (width, height)
         axes.fill(*points.T, facecolor=color, alpha=.14)
         axes.fill(*points.T, fill=False, edgecolor=color, linewidth=2.5)
-        rule = f"\nno {', '.join(zone.forbidden)}" if zone.forbidden else ""
-        names.append((zone.name + rule, color, _inside(points)))
+        rule = f"\nno {for_figure(', '.join(zone.forbidden))}" if zone.forbidden else ""
+        names.append((for_figure(zone.name) + rule, color, _inside(points)))
     for lane in rules.lanes:
         points = np.array(lane.polygon) * (width, height)
         axes.fill(*points.T, fill=False, edgecolor="#34c759", linewidth=1.2, linestyle="--")
@@ -93,7 +94,8 @@ def draw_rules(frame: np.ndarray, rules: Rules) -> Figure:
                                                       "headwidth": 12, "alpha": .9})
         start, end = ends[0]
         shares = np.array([1.12, -.12, .5, .3, .7])[:, None]
-        names.append((lane.name, "#34c759", [*(start + shares * (end - start)), *_inside(points)]))
+        places = [*(start + shares * (end - start)), *_inside(points)]
+        names.append((for_figure(lane.name), "#34c759", places))
     axes.set(xlim=(0, width), ylim=(height, 0))
     taken: list[Bbox] = []
     for name, color, places in names:
@@ -113,7 +115,6 @@ def _write_free(axes: Axes, name: str, color: str, places: list[np.ndarray], tak
                 ) -> Bbox:
     """Write a name at the first place where it lies in the frame and covers no other name."""
     text = axes.text(0, 0, name, color=color, ha="center", va="center", weight="bold",
-                     parse_math=False,
                      path_effects=[effects.withStroke(linewidth=3, foreground="black")])
     covered = []
     for place in places:
@@ -160,7 +161,7 @@ def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Count
     axes.imshow(warm, cmap="inferno", alpha=.85 * warm ** .5, extent=(0, width, height, 0),
                 interpolation="bilinear")
     who = " and ".join(f"{name}s" for name in heat_classes) or "vehicles"
-    axes.set_title(f"where {who} were", loc="left", weight="bold", parse_math=False)
+    axes.set_title(f"where {for_figure(who)} were", loc="left", weight="bold")
     axes.set_axis_off()
 
     axes = figure.add_subplot(grid[1, 1])
@@ -168,14 +169,14 @@ def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Count
     base = np.zeros(len(roads))
     for label in labels:
         values = np.array([counts[road][label] for road in roads])
-        bars = axes.bar(range(len(roads)), values, bottom=base, width=.6, label=label,
-                        color=colors[label], edgecolor="white", linewidth=1)
+        bars = axes.bar(range(len(roads)), values, bottom=base, width=.6,
+                        label=for_figure(label), color=colors[label], edgecolor="white")
         axes.bar_label(bars, [str(v) if v else "" for v in values], label_type="center")
         base = base + values
     axes.set_title("vehicles on each road", loc="left", weight="bold")
     axes.set(ylim=(0, max(base.max(initial=0) * 1.05, 1)), xlim=(-.6, max(len(roads), 1) - .4))
-    axes.set_xticks(range(len(roads)), [textwrap.fill(road, 14) for road in roads],
-                    parse_math=False)
+    axes.set_xticks(range(len(roads)), [textwrap.fill(for_figure(road), 14, break_long_words=False)
+                                        for road in roads])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
@@ -204,8 +205,7 @@ def _draw_events(axes: Axes, events: list[Event], rows: list[tuple[str, str]],
     plural = "event" if len(events) == 1 else "events"
     axes.set_title(f"{len(events)} {plural}; a number is a vehicle's", loc="left", weight="bold")
     axes.set(xlabel="time in seconds", xlim=(0, max(duration, 1e-3)), ylim=(-.6, top + .6))
-    axes.set_yticks(range(len(rows)), [f"{zone}\n{event}" for zone, event in rows],
-                    parse_math=False)
+    axes.set_yticks(range(len(rows)), [f"{for_figure(zone)}\n{event}" for zone, event in rows])
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
