@@ -41,21 +41,33 @@ class Evaluation:
         np.add.at(counts, (self.labels, self.predicted), 1)
         return counts
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Return how many images are right, and how many there are."""
+        return int((self.predicted == self.labels).sum()), len(self.labels)
+
     def per_class(self) -> list[dict]:
-        """Return a row a class: images, recall (its accuracy), precision, commonest confusion."""
+        """Return a row a class: images, right, recall (its accuracy), precision, what else it is.
+
+        `taken for` lists the class, or the classes, that most of its images are wrongly taken for,
+        and `times` says how many of its images each.
+        """
         counts = self.confusion
         rows = []
         for index, name in enumerate(self.classes):
             total, right = counts[index].sum(), counts[index, index]
             wrong = counts[index].copy()
             wrong[index] = 0
+            most = int(wrong.max())
             rows.append(
                 {
                     "class": name,
                     "images": int(total),
+                    "right": int(right),
                     "recall": right / total if total else float("nan"),
                     "precision": right / max(counts[:, index].sum(), 1),
-                    "taken for": self.classes[wrong.argmax()] if wrong.any() else "",
+                    "taken for": [self.classes[i] for i in np.flatnonzero(wrong == most) if most],
+                    "times": most,
                 }
             )
         return rows
