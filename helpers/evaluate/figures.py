@@ -3,8 +3,11 @@
 Each function takes data and returns a matplotlib `Figure`; it shows and writes nothing.
 """
 
+from collections import Counter
+
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -13,6 +16,7 @@ from helpers.config import Config
 from helpers.data.augment import augment
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation
+from helpers.evaluate.intervals import wilson_interval
 from helpers.runs import Run
 from helpers.text import for_figure
 
@@ -21,15 +25,18 @@ WHITE_TO_TEAL = LinearSegmentedColormap.from_list("white to teal", ["#ffffff", "
 
 
 def curves(run: Run) -> Figure:
-    """Draw loss and accuracy of training and validation by epoch.
+    """Draw loss and accuracy of training and validation, and the learning rate, by epoch.
 
-    A dot marks the best epoch, a dashed line the seam of two stages.
+    A dot marks the best epoch, a dashed line the seam of two stages, a dotted one what always
+    naming the commonest class would reach. Training's figures are those of the network while it
+    learns: augmented images, neurons switched off by dropout.
     """
     history = run.history
     epochs = [int(row["epoch"]) for row in history]
     best = run.metrics.get("best_epoch", epochs[-1])
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axes, field in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3, width_ratios=(5, 5, 3))
+    for axes, field in (loss, "loss"), (accuracy, "accuracy"):
         for split, color in ("train", TEAL), ("val", ORANGE):
             values = [row.get(f"{split}_{field}") for row in history]
             if None in values:
@@ -43,35 +50,43 @@ def curves(run: Run) -> Figure:
             )  # fmt: skip
             if split == "val":
                 axes.plot(best, values[best - 1], "o", color=color, ms=8, mec="white", mew=1.5)
+        axes.set_ylim(bottom=0)
+    rate.plot(epochs, [row["lr"] for row in history], "o" if len(epochs) == 1 else "-", color=GRAY)
+    rate.set_ylim(bottom=0)
+    for axes, title in (loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate"):
         for before, after in zip(history, history[1:], strict=False):
             if before.get("stage") != after.get("stage"):
                 axes.axvline(after["epoch"] - 0.5, color=GRAY, lw=1, ls="--")
-        axes.set_title(field, loc="left", weight="bold")
+        axes.set_title(title, loc="left", weight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#eeeeee")
         axes.set_axisbelow(True)
-        axes.set_ylim(bottom=0)
-        if field == "accuracy":
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
-    _avoid_overlap(figure)
+    accuracy.set_ylim(0, 1)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    truths = Counter(row["label"] for row in run.predictions if row["split"] == "val")
+    if truths:
+        chance = max(truths.values()) / truths.total()
+        accuracy.axhline(chance, color=GRAY, lw=1, ls=":")
+        accuracy.annotate("chance", (epochs[-1], chance), (0, 3), textcoords="offset points",
+                          ha="right", color=GRAY, fontsize=8)  # fmt: skip
+    _avoid_overlap(loss)
+    _avoid_overlap(accuracy)
     return figure
 
 
-def _avoid_overlap(figure: Figure) -> None:
+def _avoid_overlap(axes: Axes) -> None:
     """Move the two names at the right end of the curves apart where they would touch."""
-    for axes in figure.axes:
-        names = axes.texts
-        if len(names) == 2:
-            low, high = sorted(names, key=lambda text: text.xy[1])
-            bottom, top = axes.get_ylim()
-            gap = (high.xy[1] - low.xy[1]) / (top - bottom) * 220  # points between the ends
-            if gap < 12:
-                for text, sign in (low, -1), (high, 1):
-                    x, y = text.xyann
-                    text.xyann = (x, y + sign * (12 - gap) / 2)
+    names = [text for text in axes.texts if text.get_text() != "chance"]
+    if len(names) == 2:
+        low, high = sorted(names, key=lambda text: text.xy[1])
+        bottom, top = axes.get_ylim()
+        gap = (high.xy[1] - low.xy[1]) / (top - bottom) * 200  # points between the ends
+        if gap < 12:
+            for text, sign in (low, -1), (high, 1):
+                x, y = text.xyann
+                text.xyann = (x, y + sign * (12 - gap) / 2)
 
 
 def choose_stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -92,8 +107,8 @@ def test_grid(
 ) -> Figure:
     """Draw a grid of images, the prediction with its confidence and the truth under each.
 
-    Right ones are framed and written green, wrong ones red. The choice is seeded and stratified:
-    10 x 3 shows three images of each of ten classes.
+    Right ones are framed and written green, wrong ones red, with the truth's probability. The
+    choice is seeded and stratified: 10 x 3 shows three images of each of ten classes.
     """
     chosen = choose_stratified(result.labels, rows * columns, seed)
     figure = Figure(figsize=(columns * 1.9, 0.4 + rows * 1.78), layout="constrained")
@@ -152,64 +167,79 @@ def _draw_prediction(axes, images: ImageSet, result: Evaluation, index: int) -> 
     axes.spines[:].set(color=color, linewidth=2)
     text = f"{_readable(result.classes[predicted])} {confidence:.0%}"
     text += f"\ntruth: {_readable(result.classes[label])}"
+    if predicted != label:
+        text += f" {result.probabilities[index, label]:.0%}"
     axes.set_xlabel(text, color=color, fontsize=8.5)
 
 
 def confusion(result: Evaluation, most: int = 20) -> Figure:
-    """Draw the confusion matrix, each row as shares of its true class.
+    """Draw the confusion matrix: counts of images, coloured by the share of their true class.
 
     With more than `most` classes, only those with the most errors are drawn, and the title says so.
     """
     counts = result.confusion
     wrong = counts.sum(1) - counts.diagonal()
     shown = np.arange(len(counts))
-    title = "share of each true class"
+    title = "images"
     if len(counts) > most:
         shown = np.sort(np.argsort(-wrong, kind="stable")[:most])
-        title = f"the {most} of {len(counts)} classes with the most errors"
+        title = f"images of the {most} of {len(counts)} classes with the most errors"
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    shares = shares[np.ix_(shown, shown)]
     names = [_readable(result.classes[index]) for index in shown]
     side = 2 + 0.48 * len(names)
     figure = Figure(figsize=(side, side * 0.92), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap=WHITE_TO_TEAL, vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.005:
-            color = "white" if share > 0.6 else "black"
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center",
-                      color=color, fontsize=8)  # fmt: skip
+    axes.imshow(shares[np.ix_(shown, shown)], cmap=WHITE_TO_TEAL, vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts[np.ix_(shown, shown)]):
+        if count:
+            color = "white" if shares[shown[row], shown[column]] > 0.6 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=8)
     places = range(len(names))
     axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_yticks(places, names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{title}, in %", fontsize=10)
+    axes.set_title(f"{title}; colour: share of the true class", fontsize=10)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
 
 
 def class_recall(result: Evaluation, most: int = 30) -> Figure:
-    """Draw each class's accuracy (recall) as a bar, the worst on top; at most the worst `most`."""
+    """Draw each class's accuracy (recall) as a bar with its 95 % interval (Wilson), worst on top.
+
+    At most the worst `most`. Beside it stands what is most often wrongly seen in its images.
+    """
     rows = sorted(result.per_class(), key=lambda row: row["recall"])
     rows = [row for row in rows if row["images"]][:most]
-    figure = Figure(figsize=(8, 0.9 + 0.26 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 0.9 + 0.26 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
         axes.barh(place, 1, color="#f1f1ee", height=0.7)
         axes.barh(place, row["recall"], color=TEAL, height=0.7)
-        note = f"{row['recall']:.0%} of {row['images']}"
-        if row["taken for"]:
-            note += f", taken for {_readable(row['taken for'])}"
+        axes.plot(wilson_interval(row["right"], row["images"]), [place] * 2, color="#333", lw=1)
+        note = f"{row['right']} of {row['images']}{_taken_for(row)}"
         axes.text(1.02, place, note, va="center", fontsize=8.5, color=GRAY)
     axes.axvline(result.accuracy, color=ORANGE, lw=1.5)
     axes.set_yticks(range(len(rows)), [_readable(row["class"]) for row in rows], fontsize=9)
-    axes.set(xlim=(0, 1.6), ylim=(len(rows) - 0.4, -0.6), xticks=[])
-    axes.set_title(f"accuracy of each class; line: all images, {result.accuracy:.1%}",
-                   loc="left", fontsize=10)  # fmt: skip
+    axes.set(xlim=(0, 1.9), ylim=(len(rows) - 0.4, -0.6), xticks=[])
+    axes.set_title(
+        f"accuracy of each class with its 95 % interval; orange: all images, {result.accuracy:.1%}",
+        loc="left", fontsize=10,
+    )  # fmt: skip
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
+
+
+def _taken_for(row: dict) -> str:
+    """Say what is most often seen instead of a class; single images tell nothing."""
+    names, times = row["taken for"], row["times"]
+    if times < 2:
+        return ""
+    if len(names) > 2:
+        return f"; {len(names)} others {times} times each"
+    each = " each" if len(names) > 1 else ""
+    return f"; taken for {' and '.join(map(_readable, names))} {times} times{each}"
 
 
 def augmented(images: ImageSet, config: Config, count: int = 4, views: int = 7) -> Figure:
