@@ -1,6 +1,7 @@
 import csv
 import itertools
 import wave
+from collections import Counter
 from fractions import Fraction
 
 import av
@@ -10,6 +11,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageDraw
 
 from helpers import ROOT, detect
@@ -245,6 +247,95 @@ def test_true_boxes_with_noise_give_the_true_events(seed):
     assert (wrong, missed) == (0, 0) and right == len(clip.events)
 
 
+def test_a_box_within_a_box_is_the_same_vehicle():
+    """In whatever order they come, and when one of them is missing now and then."""
+    outer, inner = [100.0, 100, 200, 250], [130.0, 110, 175, 220]
+    for first in ([outer], [inner], [outer, inner], [inner, outer]):
+        tracker = Tracker(["car"])
+        for i in range(50):
+            boxes = first if i < 5 else [[outer, inner], [inner], [outer], [inner, outer]][i % 4]
+            moved = np.array(boxes) + [0, i, 0, i]
+            seen = tracker.update(detections(moved, ["car"] * len(boxes), [.9, .6][:len(boxes)]),
+                                  i / 25)
+        assert tracker.count == 1 and len(seen) == 1
+
+
+def test_a_car_that_comes_out_from_behind_a_truck_is_a_vehicle():
+    tracker = Tracker(["car", "truck"])
+    for i in range(60):
+        truck, car = [200, 100, 320, 220], [220 - 4 * i, 150, 270 - 4 * i, 200]
+        seen = tracker.update(detections([truck, car], ["truck", "car"]), i / 25)
+    assert sorted(track.label for track in seen) == ["car", "truck"] and tracker.count == 2
+
+
+def test_another_name_for_a_while_makes_no_other_vehicle():
+    tracker = Tracker(["car", "bus"])
+    for i, boxes in enumerate(moving((100, 350), (0, -3), 90)):
+        name = "car" if i < 20 else "cell phone" if i < 60 else "bus" if i < 70 else "car"
+        seen = tracker.update(detections(boxes, [name]), i / 25)
+    assert [(track.number, track.label) for track in seen] == [(1, "car")] and tracker.count == 1
+
+
+def test_what_is_hardly_ever_called_a_vehicle_is_none():
+    tracker = Tracker(["car"])
+    for i, boxes in enumerate(moving((100, 350), (0, -3), 90)):
+        name = "car" if i in (20, 50) else "person"
+        assert tracker.update(detections(boxes, [name]), i / 25) == []
+
+
+@pytest.mark.parametrize("seed", [100, 106])
+def test_events_are_the_same_at_any_frame_rate(seed):
+    """The same traffic at 10, 25 and 60 frames/s and at uneven times, seen with trembling boxes."""
+    slow = traffic.Clip(seed, frames=150)
+    fast = slow.resample(60)
+    every = np.arange(fast.frame_count)
+    uneven = every[np.random.default_rng(0).random(len(every)) < .4]
+    frames = {number: fast.boxes(number) for number in every}
+    found = {}
+    for rate, clip, numbers in ((25, slow, range(150)), (10, fast, every[::6]), (60, fast, every),
+                                ("uneven", fast, uneven)):
+        boxes, labels, ids = [], [], []
+        for number in numbers:
+            seen = frames[number] if clip is fast else clip.boxes(number)
+            size = np.array([[(box[2:] - box[:2]).mean()] for box in seen.values()])
+            phase = np.arange(4)[None] + np.array(list(seen))[:, None]
+            tremble = .02 * size * np.sin(25 * number / clip.fps + phase)
+            boxes.append(np.array(list(seen.values())) + tremble)
+            labels.append([clip.vehicles[i].label for i in seen])
+            ids.append(list(seen))
+        events, _ = follow(boxes, clip.rules, labels, SIZE, np.array(numbers) / clip.fps)
+        found[rate] = {}
+        for event in events:
+            owner = box_iou(event.box[None], boxes[event.frame])[0].argmax()
+            found[rate][ids[event.frame][owner], event.event, event.zone] = event.time
+        assert len(found[rate]) == len(events)
+    assert len(found[25]) == len(slow.events) > 0
+    for rate, events in found.items():
+        assert events.keys() == found[25].keys(), rate
+        for key, time in events.items():
+            assert abs(time - found[25][key]) <= .1 + 1e-6, (rate, key)
+
+
+def test_resampled_traffic_is_the_same_traffic():
+    clip = traffic.Clip(100, frames=60)
+    fast = clip.resample(75)
+    assert fast.frame_count == 3 * 59 + 1
+    for number in (0, 17, 59):
+        boxes, same = clip.boxes(number), fast.boxes(3 * number)
+        assert boxes.keys() == same.keys()
+        assert all(np.allclose(boxes[i], same[i], atol=.1) for i in boxes)
+    assert {(e.track, e.event) for e in fast.events} == {(e.track, e.event) for e in clip.events}
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"patience_seconds": -1.0}, "patience_seconds is -1.0"), ({"min_overlap": 2}, "min_overlap")])
+def test_bad_setting_ends_in_one_sentence(values, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Settings.from_parameters({**values, "other": 1})
+    assert says_one_sentence(error)
+    assert Settings.from_parameters({"breach_seconds": 2}) == Settings(breach_seconds=2)
+
+
 def test_rules_file_of_the_notebook_fits_the_default_camera():
     assert read_rules(ROOT / "notebooks" / "road_rules.yaml") == traffic.road_rules(Camera())
 
@@ -349,6 +440,17 @@ def test_turned_phone_video_is_read_upright(tmp_path):
     assert (video.width, video.height) == (64, 96)
     _, image = next(iter(video))
     assert image[:40].mean() > 240 and image[56:].mean() < 15  # what was left is now above
+
+
+def test_messages_of_ffmpeg_stay_out_of_python(tmp_path):
+    """With them a damaged file, left half-read, waits for ever (torchvision 0.23 to 0.25)."""
+    path = write_film(tmp_path / "a.mp4", frames=5)
+    av.logging.set_level(av.logging.ERROR)
+    video = Video(path)
+    assert av.logging.get_level() is None
+    av.logging.set_level(av.logging.ERROR)
+    next(iter(video))
+    assert av.logging.get_level() is None
 
 
 def test_bad_files_end_in_one_sentence(tmp_path):
@@ -472,3 +574,45 @@ def test_pipeline_reports_what_drove_where(tmp_path):
     assert red[3] < 60 < red[30]  # offenders are drawn in red
     for name in ("summary.png", "rules.png"):
         assert min(Image.open(tmp_path / "out" / name).size) > 300
+
+
+def test_stream_is_read_while_it_comes(tmp_path):
+    """`process` looks at a batch, yields its frames, and only then reads on."""
+    read = []
+
+    def look(images):
+        read.append(len(images))
+        return find_nothing(images)
+
+    video = Video(write_film(tmp_path / "a.mp4", frames=9))
+    for moment in detect.process(video, Detector(["car"], look, .5), NO_RULES, batch_size=3):
+        assert sum(read) == 3 * (moment.frame // 3 + 1)
+        assert moment.time == pytest.approx(moment.frame / 25, abs=2e-3)
+        assert abs(moment.image.mean() - 4 * moment.frame) < 6
+
+
+def test_names_in_figures_cover_no_other_and_may_hold_anything():
+    from helpers.detect.figures import draw_rules, draw_summary
+
+    square, low = [(.4, .4), (.6, .4), (.6, .6), (.4, .6)], [(.4, .41), (.6, .41), (.6, .61)]
+    rules = Rules(zones=[Zone(name="$a_b$ {", polygon=square, forbidden=["truck"]),
+                         Zone(name="road beside it", polygon=low)],
+                  lanes=[Lane(name=f"lane {i}", polygon=square, directions=[((.5, .5), (.55, .5))])
+                         for i in range(3)])
+    frame = np.zeros((384, 640, 3), np.uint8)
+    figure = draw_rules(frame, rules)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert len(boxes) == 5
+    for one, other in itertools.combinations(boxes, 2):
+        assert one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0
+    events = [Event(0, time, i, "car", FORBIDDEN, "$a_b$ {", np.zeros(4))
+              for i, time in enumerate([1.0, 1.01, 1.02, 9.0])]
+    counts = {"$a_b$ {": {"car": 3}, "road beside it": {"car": 0}}
+    figure = draw_summary(frame, events, {k: Counter(v) for k, v in counts.items()},
+                          np.zeros((48, 80)), [], 10.0)
+    FigureCanvasAgg(figure).draw()
+    dots = [dot.get_window_extent() for dot in figure.axes[0].texts]
+    middles = np.array([[(d.x0 + d.x1) / 2, (d.y0 + d.y1) / 2] for d in dots])
+    gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(middles, 2)]
+    assert len(gaps) == 6 and min(gaps) > 15  # a dot is 16 points = 22 pixels wide
