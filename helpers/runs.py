@@ -18,6 +18,8 @@ import torch
 from helpers import ROOT
 from helpers.config import Config, ConfigError
 
+NO_EFFECT = {"name", "runs_root", "tracking", "data_root"}  # parameters that change no result
+
 
 @dataclass(frozen=True)
 class Run:
@@ -156,6 +158,41 @@ def best_run(dataset: str, runs_root: str | Path = "runs") -> Run | None:
         if run.folder.parent == Path(ROOT / runs_root) and "val" in run.metrics
     ]
     return max(found, key=lambda run: run.metrics["val"]["accuracy"], default=None)
+
+
+def varied(runs: list[Run]) -> dict[str, list]:
+    """Return the parameters that differ between runs, each with its values, sorted."""
+    configs = [run.config.model_dump(exclude=NO_EFFECT) for run in runs]
+    values = {name: {json_of(c[name]): c[name] for c in configs} for name in Config.model_fields
+              if name not in NO_EFFECT}  # fmt: skip
+    return {
+        name: sorted(found.values(), key=_order)
+        for name, found in values.items()
+        if len(found) > 1
+    }
+
+
+def shorten(value: object) -> str:
+    """Write a parameter's value briefly: a list of equal numbers as 32 x 5, yes and no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        if len(value) > 2 and len({json_of(v) for v in value}) == 1:
+            return f"{shorten(value[0])} x {len(value)}"
+        return ", ".join(shorten(v) for v in value) or "none"
+    return str(value)
+
+
+def json_of(value: object) -> str:
+    """Write plain values as text by which they can be compared."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _order(value: object) -> tuple:
+    number = isinstance(value, bool | int | float)
+    return (0, value, "") if number else (1, 0, json_of(value))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

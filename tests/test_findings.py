@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from helpers.config import Config
-from helpers.runs import Run
-from helpers.sweep import figures, findings
+from helpers.runs import NO_EFFECT, Run
+from helpers.sweep import figures
 from helpers.sweep.findings import Comparison, compare, importance, plan, varied
 
 
@@ -110,7 +110,7 @@ def test_sentence(change, text):
 
 
 def pairs_of(configs, parameter, values):
-    rest = [json.dumps(c.model_dump(exclude=findings.KEPT | {parameter})) for c in configs]
+    rest = [json.dumps(c.model_dump(exclude=NO_EFFECT | {parameter})) for c in configs]
     both = [{r for r, c in zip(rest, configs, strict=True) if getattr(c, parameter) == v}
             for v in values]  # fmt: skip
     return len(both[0] & both[1])

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_train import SMALL, image_set
 
-from helpers import models
-from helpers.config import Config
+from helpers import data, models
+from helpers.config import Config, ConfigError
 from helpers.data.images import Splits
-from helpers.evaluate import tradeoff
+from helpers.evaluate import ensembles, tradeoff
 from helpers.runs import Run
-from helpers.train import fine_tune
+from helpers.train import fine_tune, train
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def images():
 
 @pytest.fixture
 def config(tmp_path, monkeypatch, images):
-    monkeypatch.setattr(fine_tune.data, "load", lambda config: images)
+    monkeypatch.setattr(data, "load", lambda config: images)
     return Config(**{**SMALL, "epochs": 1}, runs_root=str(tmp_path))
 
 
@@ -62,7 +62,7 @@ def test_ways_differ_in_weights_and_freezing_alone(config):
 
 
 def test_way_that_is_unknown_or_no_list_stops_before_training(config):
-    for ways, message in (["scratch", "al_but_head"], "did you mean"), ("scratch", "is text"):
+    for ways, message in (["scratch", "al_but_head"], "did you mean"), ("scratch", "is no list"):
         with pytest.raises(ValueError, match=message):
             fine_tune.compare(config, ways)
     assert not list(Path(config.runs_root).iterdir())
@@ -70,9 +70,9 @@ def test_way_that_is_unknown_or_no_list_stops_before_training(config):
 
 def test_once_more_with_every_image(config, images, monkeypatch):
     config = config.replace(early_stopping=1, epochs=4, schedule="plateau", name="first")
-    run = fine_tune.train(config)
+    run = train(config)
     loaded = []
-    monkeypatch.setattr(fine_tune.data, "load", lambda c: loaded.append(c) or
+    monkeypatch.setattr(data, "load", lambda c: loaded.append(c) or
                         Splits(image_set(72, 0), image_set(0, 1), images.test))  # fmt: skip
     last = fine_tune.retrain(run)
     assert loaded[0].val_fraction == 0 and last.name == "first-final"
@@ -80,21 +80,89 @@ def test_once_more_with_every_image(config, images, monkeypatch):
     assert "val" not in last.metrics and last.history[0]["images"] == 72
 
 
-def test_vote_is_the_mean_of_probabilities(config, images):
-    runs = [fine_tune.train(config.replace(seed=seed)) for seed in (0, 1)]
-    result = fine_tune.vote(runs, images.val)
-    mean, std = (0.5,) * 3, (0.5,) * 3
-    pixels = images.val.take(np.arange(24)).float() / 255
-    pixels = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+def votes_of(runs, images):
+    """Return each run's probabilities, (runs, N, C), computed without the project's own loop."""
+    pixels = images.take(np.arange(len(images))).float() / 255
+    pixels = ((pixels - 0.5) / 0.5).double()
     with torch.no_grad():
-        logits = [models.rebuild(run).double()(pixels.double()) for run in runs]
-    expected = (logits[0].softmax(1) + logits[1].softmax(1)) / 2
+        return torch.stack([models.rebuild(run).double()(pixels).softmax(1) for run in runs])
+
+
+def test_vote_is_the_mean_of_probabilities(config, images):
+    runs = [train(config.replace(seed=seed)) for seed in (0, 1)]
+    result = ensembles.vote(runs, images.val)
+    expected = votes_of(runs, images.val).mean(0)
     np.testing.assert_allclose(result.probabilities, expected.numpy(), atol=1e-4)
     assert result.accuracy == (result.predicted == images.val.labels).mean()
     classes = images.val.classes
     images.val.classes[:] = [f"other {name}" for name in classes]
     with pytest.raises(ValueError, match="knows other classes"):
-        fine_tune.vote(runs, images.val)
+        ensembles.vote(runs, images.val)
+
+
+def test_stacking_learns_whom_to_trust(images, monkeypatch):
+    """A run that is always right and one that says nothing: the first decides, in every fold."""
+    labels = torch.from_numpy(images.val.labels)
+    right = torch.nn.functional.one_hot(labels, 3).float() * 0.5 + 0.5 / 3
+    says = {"good": right, "random": torch.rand(24, 3).softmax(1), "wrong": right.roll(1, 1)}
+    monkeypatch.setattr(ensembles, "_probabilities", lambda run, _: says[run])
+    assert ensembles.stack(["good", "random"], images.val).accuracy == 1
+    assert ensembles.stack(["wrong"], images.val).accuracy == 1  # wrong in a way to learn from
+    assert ensembles.vote(["wrong"], images.val).accuracy == 0
+    noise = torch.rand(24, 3).softmax(1)
+    monkeypatch.setattr(ensembles, "_probabilities", lambda *_: noise)
+    shuffled = ensembles.stack(["noise"], images.val)
+    assert shuffled.accuracy < 0.8  # what it is measured on it has not learned
+    images.val.labels[:] = [0, *[1] * 23]
+    with pytest.raises(ValueError, match="two images of each class"):
+        ensembles.stack(["noise"], images.val)
+
+
+def test_bag_asks_only_runs_that_have_not_seen_an_image(images, monkeypatch):
+    """Runs a, b, c left out images 0-2, 1-3 and 3-4 of the array: 1, 2 and 3 are in two."""
+    parts = {"a": [0, 1, 2], "b": [1, 2, 3], "c": [3, 4]}
+    whole = images.val
+    truth = {row: int(whole.labels[i]) for i, row in enumerate(whole.rows)}
+    wrong = {row: (label + 1) % 3 for row, label in truth.items()}
+    says = {("a", 1): truth[1], ("b", 1): truth[1], ("a", 2): wrong[2], ("b", 2): truth[2],
+            ("b", 3): wrong[3], ("c", 3): wrong[3]}  # fmt: skip
+
+    class FakeRun(str):
+        config = property(lambda self: self)
+
+    def probabilities(run, part):
+        sure = 0.9 if run == "b" else 0.6
+        rows = [torch.full((3,), (1 - sure) / 2) for _ in part.rows]
+        for place, row in enumerate(part.rows):
+            rows[place][says.get((str(run), int(row)), 0)] = sure
+        return torch.stack(rows)
+
+    monkeypatch.setattr(data, "load", lambda run: Splits(whole, whole.subset(
+        np.array(parts[run])), whole))  # fmt: skip
+    monkeypatch.setattr(ensembles, "_probabilities", probabilities)
+    result, alone = ensembles.bag([FakeRun(name) for name in "abc"])
+    assert sorted(result.paths) == sorted(whole.paths[i] for i in (1, 2, 3))
+    assert result.accuracy == pytest.approx(2 / 3)  # 1: both right; 2: b is surer; 3: both wrong
+    assert alone == pytest.approx(3 / 6)
+    with pytest.raises(ValueError, match="left out by two runs"):
+        ensembles.bag([FakeRun("a"), FakeRun("c")])
+
+
+def test_any_parameters_are_compared(config):
+    ways = [{"optimizer": "sgd", "lr": 0.01}, {"dropout": 0.5}, "nothing"]
+    found = fine_tune.ways_of(config.replace(name="x"), ways)
+    assert list(found) == ["optimizer sgd, lr 0.01", "dropout 0.5", "nothing"]
+    first = found["optimizer sgd, lr 0.01"]
+    assert first == config.replace(optimizer="sgd", lr=0.01, name="x-optimizer-sgd-lr-0.01")
+    runs = fine_tune.compare(config, ways[:2], seeds=2)
+    assert [run.config.seed for run in runs["dropout 0.5"]] == [0, 1]
+    assert {run.config.dropout for run in runs["dropout 0.5"]} == {0.5}
+    for way, message in (
+        ({"val_fraction": 0.5}, "val_fraction is the same in all ways"),
+        ({"optimiser": "sgd"}, "unknown parameter 'optimiser', did you mean 'optimizer'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fine_tune.ways_of(config, [way])
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))
@@ -117,6 +185,7 @@ def test_table_has_means_and_the_front(tmp_path):
     ]
     first, second = tradeoff.tradeoff_table(runs)
     assert first["setting"] == "resnet18, all but last 1 stages frozen"
+    assert tradeoff.tradeoff_table(runs, "test") == []
     assert first["best"] == ["trainable"] and first["std"] is None
     assert second["setting"] == "five_blocks, from scratch" and second["runs"] == 2
     assert second["accuracy"] == pytest.approx(0.6) and second["train_seconds"] == 3
@@ -124,10 +193,31 @@ def test_table_has_means_and_the_front(tmp_path):
     assert second["best"] == ["params", "train_seconds"]
     larger = write_run(tmp_path, "d", Config(filters=64), 0.5, params=30, trainable=30)
     assert list(tradeoff.settings([*runs, larger]))[1:] == [
-        "five_blocks, from scratch (10 of 10)", "five_blocks, from scratch (30 of 30)",
-    ]  # fmt: skip
+        "five_blocks, from scratch, filters 16, 32, 64, 128, 256",
+        "five_blocks, from scratch, filters 64",
+    ]
     assert isinstance(tradeoff.draw_tradeoff(runs), Figure)
     assert isinstance(tradeoff.draw_tradeoff(runs[:1]), Figure)
+
+
+def test_settings_differ_in_anything_but_the_seed(tmp_path):
+    """Dropout, schedule and activation are settings of their own, by validation and by test."""
+    base = dict(weights="imagenet", model="resnet18", freeze="all_but_head")
+    chosen = [
+        {}, {"seed": 1}, {"dropout": 0.5}, {"schedule": "step"}, {"logits_activation": "relu"},
+    ]  # fmt: skip
+    runs = []
+    for number, more in enumerate(chosen):
+        run = write_run(tmp_path, f"r{number}", Config(**base, **more), 0.5)
+        run.write_json("metrics.json", {**run.metrics, "test": {"accuracy": number / 10}})
+        runs.append(run)
+    found = tradeoff.settings(runs)
+    assert [len(group) for group in found.values()] == [2, 1, 1, 1]
+    assert len(set(found)) == 4
+    assert all("dropout" in name and "schedule" in name for name in found)
+    by_test = tradeoff.tradeoff_table(runs, "test")
+    assert sorted(row["accuracy"] for row in by_test) == pytest.approx([0.05, 0.2, 0.3, 0.4])
+    assert tradeoff.draw_tradeoff(runs, "test").axes[0].get_ylabel() == "test accuracy"
 
 
 def test_stages_are_named_in_turn(tmp_path):

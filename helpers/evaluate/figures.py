@@ -21,6 +21,8 @@ from helpers.runs import Run
 from helpers.text import for_figure
 
 TEAL, ORANGE, GREEN, RED, GRAY = "#0f7b8a", "#d9772b", "#2c8a3d", "#c43a31", "#777777"
+COLORS = (ORANGE, TEAL, GREEN, RED, "#6b5bab", "#b0913a", "#3d6fb4", "#5f6b70")
+LINES = "-", "--", ":"
 WHITE_TO_TEAL = LinearSegmentedColormap.from_list("white to teal", ["#ffffff", "#8cc4cb", TEAL])
 
 
@@ -50,21 +52,12 @@ def curves(run: Run) -> Figure:
             )  # fmt: skip
             if split == "val":
                 axes.plot(best, values[best - 1], "o", color=color, ms=8, mec="white", mew=1.5)
-        axes.set_ylim(bottom=0)
     rate.plot(epochs, [row["lr"] for row in history], "o" if len(epochs) == 1 else "-", color=GRAY)
-    rate.set_ylim(bottom=0)
     for axes, title in (loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate"):
         for before, after in zip(history, history[1:], strict=False):
             if before.get("stage") != after.get("stage"):
                 axes.axvline(after["epoch"] - 0.5, color=GRAY, lw=1, ls="--")
-        axes.set_title(title, loc="left", weight="bold")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#eeeeee")
-        axes.set_axisbelow(True)
-    accuracy.set_ylim(0, 1)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+        _dress_curves(axes, title)
     truths = Counter(row["label"] for row in run.predictions if row["split"] == "val")
     if truths:
         chance = max(truths.values()) / truths.total()
@@ -74,6 +67,44 @@ def curves(run: Run) -> Figure:
     _avoid_overlap(loss)
     _avoid_overlap(accuracy)
     return figure
+
+
+def curves_of_several(groups: dict[str, list[Run]]) -> Figure:
+    """Draw validation loss and accuracy by epoch of several settings, a colour each, a line a run.
+
+    Runs without validation images are drawn by their training figures.
+    """
+    figure = Figure(figsize=(10, 3.9 + 0.2 * ((len(groups) + 1) // 2)), layout="constrained")
+    for axes, field in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for place, (name, runs) in enumerate(groups.items()):
+            style = {"color": COLORS[place % len(COLORS)], "ls": LINES[place // len(COLORS) % 3]}
+            for number, run in enumerate(runs):
+                split = "val" if f"val_{field}" in run.history[0] else "train"
+                values = [row[f"{split}_{field}"] for row in run.history]
+                axes.plot(
+                    [int(row["epoch"]) for row in run.history], values, lw=1.6, alpha=0.85, **style,
+                    marker="o" if len(values) == 1 else None, label=None if number else name,
+                )  # fmt: skip
+        _dress_curves(axes, f"validation {field}")
+        if field == "loss":  # one that diverges hides no other
+            ends = [run.history[0]["train_loss"] for runs in groups.values() for run in runs]
+            axes.set_ylim(0, min(axes.get_ylim()[1], 2 * max(ends)))
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _dress_curves(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", weight="bold")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.set_ylim(bottom=0)
+    if title.endswith("accuracy"):
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _avoid_overlap(axes: Axes) -> None:

@@ -1,10 +1,9 @@
 """Draw and tabulate what fine-tuned networks cost and reach, from their run folders alone.
 
-A setting is a network, its weights and what of it is frozen; its runs differ in the seed.
+A setting is all parameters of a run but the seed.
 """
 
 import io
-from collections import Counter
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,11 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFor
 from PIL import Image
 
 from helpers.data.images import decode
-from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
-from helpers.runs import Run
+from helpers.evaluate.figures import COLORS, GRAY
+from helpers.runs import NO_EFFECT, Run, json_of, shorten, varied
 from helpers.text import for_figure
 
-COLORS = (ORANGE, TEAL, GREEN, RED, "#6b5bab", "#b0913a", "#3d6fb4", "#5f6b70")
 COSTS = {
     "trainable": "trainable parameters",
     "params": "all parameters",
@@ -39,39 +37,56 @@ def setting_of(run: Run) -> str:
     return f"{config.model}, {how}"
 
 
-def settings(runs: list[Run]) -> dict[str, list[Run]]:
-    """Group finished runs that have validation figures by their setting, cheapest first.
+def settings(runs: list[Run], split: str = "val") -> dict[str, list[Run]]:
+    """Group finished runs that were measured on a split by their setting, cheapest first.
 
-    Networks of one name that differ in size are told apart by their number of parameters.
+    Runs of a setting are equal in all but the seed. Settings of one network with the same parts
+    trained are told apart by what else differs; networks of one name that only differ in size, as
+    after a change of the code, by their number of parameters.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        if "val" in run.metrics:
-            key = (setting_of(run), run.metrics["trainable"], run.metrics["params"])
-            groups.setdefault(key, []).append(run)
-    names = Counter(name for name, _, _ in groups)
-    return {
-        name if names[name] == 1 else f"{name} ({trained:,} of {params:,})": group
-        for (name, trained, params), group in sorted(groups.items(), key=lambda item: item[0][1])
-    }
+        if split in run.metrics:
+            same = json_of(run.config.model_dump(exclude=NO_EFFECT | {"seed"}))
+            size = (run.metrics["trainable"], run.metrics["params"])
+            groups.setdefault((setting_of(run), *size, same), []).append(run)
+    ordered = sorted(groups.items(), key=lambda item: item[0][1])
+    alike: dict[str, list[Run]] = {}
+    for (name, *_), group in ordered:
+        alike.setdefault(name, []).append(group[0])
+    named: dict[str, list[Run]] = {}
+    for (name, trained, params, _), group in ordered:
+        name = ", ".join([name, *_differing(group[0], alike[name])])
+        if name in named:
+            name += f" ({trained:,} of {params:,})"
+        named[name] = group
+    return named
 
 
-def tradeoff_table(runs: list[Run]) -> list[dict]:
+def _differing(run: Run, others: list[Run]) -> list[str]:
+    """Name what tells a run from others like it; by its own name where that is too much."""
+    found = [name for name in varied(others) if name != "seed"]
+    if len(found) > 4:
+        return [run.name]
+    return [f"{name.replace('_', ' ')} {shorten(getattr(run.config, name))}" for name in found]
+
+
+def tradeoff_table(runs: list[Run], split: str = "val") -> list[dict]:
     """Return a row a setting: costs and accuracy (0 to 1) as means over its runs, and `best`.
 
     `best` lists the costs by which the setting is on the Pareto front: nothing else is as accurate
     for less.
     """
-    rows = [
-        {
+    rows = []
+    for name, group in settings(runs, split).items():
+        values = _accuracies(group, split)
+        rows.append({
             "setting": name,
             "runs": len(group),
             **{cost: _mean(group, cost) for cost in COSTS},
-            "accuracy": float(np.mean(_accuracies(group))),
-            "std": float(np.std(_accuracies(group), ddof=1)) if len(group) > 1 else None,
-        }
-        for name, group in settings(runs).items()
-    ]
+            "accuracy": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)) if len(group) > 1 else None,
+        })  # fmt: skip
     fronts = {cost: pareto([(row[cost], row["accuracy"]) for row in rows]) for cost in COSTS}
     return [
         row | {"best": [cost for cost, front in fronts.items() if number in front]}
@@ -92,9 +107,9 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
     return front
 
 
-def draw_tradeoff(runs: list[Run]) -> Figure:
-    """Draw validation accuracy against each cost: a dot a run, the Pareto front of the means."""
-    groups, rows = settings(runs), tradeoff_table(runs)
+def draw_tradeoff(runs: list[Run], split: str = "val") -> Figure:
+    """Draw a split's accuracy against each cost: a dot a run, the Pareto front of the means."""
+    groups, rows = settings(runs, split), tradeoff_table(runs, split)
     figure = Figure(figsize=(11, 4.4 + 0.2 * ((len(rows) + 1) // 2)), layout="constrained")
     for axes, (cost, title) in zip(figure.subplots(1, 3, sharey=True), COSTS.items(), strict=True):
         front = [row for row in rows if cost in row["best"]]
@@ -104,11 +119,12 @@ def draw_tradeoff(runs: list[Run]) -> Figure:
         for number, (name, group) in enumerate(groups.items()):
             color = COLORS[number % len(COLORS)]
             costs = [run.metrics[cost] for run in group]
-            axes.scatter(costs, _accuracies(group), s=26, color=color, alpha=0.55, lw=0)
-            axes.scatter(np.mean(costs), np.mean(_accuracies(group)), s=90, color=color,
+            values = _accuracies(group, split)
+            axes.scatter(costs, values, s=26, color=color, alpha=0.55, lw=0)
+            axes.scatter(np.mean(costs), np.mean(values), s=90, color=color,
                          ec="white", lw=1.2, zorder=3, label=for_figure(name, 90))  # fmt: skip
         _dress(axes, title)
-    figure.axes[0].set_ylabel("validation accuracy")
+    figure.axes[0].set_ylabel({"val": "validation accuracy", "test": "test accuracy"}[split])
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -168,8 +184,8 @@ def draw_image_sizes(image: np.ndarray, size: int, stride: int) -> Figure:
     return figure
 
 
-def _accuracies(runs: list[Run]) -> list[float]:
-    return [run.metrics["val"]["accuracy"] for run in runs]
+def _accuracies(runs: list[Run], split: str) -> list[float]:
+    return [run.metrics[split]["accuracy"] for run in runs]
 
 
 def _mean(runs: list[Run], metric: str) -> float:

@@ -5,7 +5,6 @@ parameter does; importance and correlation only tell what went along with good r
 """
 
 import itertools
-import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
@@ -14,11 +13,10 @@ from sklearn.ensemble import RandomForestRegressor
 
 from helpers.config import Config, ConfigError
 from helpers.evaluate.intervals import NO_EVIDENCE, mean_and_interval, verdict
-from helpers.runs import Run
+from helpers.runs import NO_EFFECT, Run, json_of, shorten, varied
 
 # Fewer pairs cannot tell: five of equal sign happen by chance in 1 of 16 cases, six in 1 of 32.
 FEWEST_PAIRS = 6
-KEPT = {"name", "runs_root", "tracking", "data_root"}  # say nothing about a result
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,6 @@ class Comparison:
         return f"{name}: {text}" if self.is_evidence else f"{name}: no evidence, {text}"
 
 
-def varied(runs: list[Run]) -> dict[str, list]:
-    """Return the parameters that differ between runs, each with its values, sorted."""
-    configs = [run.config.model_dump(exclude=KEPT) for run in runs]
-    values = {name: {_key(c[name]): c[name] for c in configs} for name in Config.model_fields
-              if name not in KEPT}  # fmt: skip
-    return {
-        name: sorted(found.values(), key=_sort_key)
-        for name, found in values.items()
-        if len(found) > 1
-    }
-
-
 def value_of(run: Run, metric: str = "val_accuracy", epochs: int | None = None) -> float:
     """Return the best value of a metric in a run's first `epochs` epochs, by default in all."""
     values = [row[metric] for row in run.history[:epochs]]
@@ -84,7 +70,7 @@ def compare(runs: list[Run], metric: str = "val_accuracy") -> list[Comparison]:
     for parameter, values in varied(runs).items():
         pairs = _pairs(runs, parameter)
         for baseline, value in itertools.combinations(values, 2):
-            found = pairs.get((_key(baseline), _key(value)), [])
+            found = pairs.get((json_of(baseline), json_of(value)), [])
             if found or len(values) == 2:
                 differences = [_difference(*pair, metric) for pair in found]
                 mean, low, high = mean_and_interval(np.array(differences))
@@ -102,7 +88,7 @@ def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:
     most missing pairs, and runs with a high value of the metric are completed first.
     """
     order = sorted(runs, key=value_of, reverse=True)
-    configs = {_key(_rest(run.config)): run.config for run in order}
+    configs = {json_of(_rest(run.config)): run.config for run in order}
     wanted = {name: _target(runs, name, values) for name, values in varied(runs).items()
               if 2 * len(values) <= len(runs) or len(values) == 2}  # fmt: skip
     planned: list[Config] = []
@@ -112,11 +98,11 @@ def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:
         for name, target in wanted.items():
             partners = [(c, _partner(c, name, target)) for c in configs.values()]
             partners = [(c, p) for c, p in partners if p is not None]
-            complete = sum(_key(_rest(p)) in configs for _, p in partners) // 2
+            complete = sum(json_of(_rest(p)) in configs for _, p in partners) // 2
             if complete >= pairs:
                 continue
             for _, partner in partners:
-                key = _key(_rest(partner))
+                key = json_of(_rest(partner))
                 if key not in configs:
                     candidates.setdefault(key, partner)
                     gains[key] += 1
@@ -143,7 +129,7 @@ def importance(runs: list[Run], metric: str = "val_accuracy") -> list[dict]:
             columns.append([float(value) for value in of_runs])
         else:
             names += [f"{parameter} {shorten(value)}" for value in values]
-            columns += [[float(_key(v) == _key(value)) for v in of_runs] for value in values]
+            columns += [[float(json_of(v) == json_of(value)) for v in of_runs] for value in values]
     target = np.array([value_of(run, metric) for run in runs])
     if not names or np.ptp(target) == 0:
         return []
@@ -155,24 +141,11 @@ def importance(runs: list[Run], metric: str = "val_accuracy") -> list[dict]:
     return sorted(rows, key=lambda row: -row["importance"])
 
 
-def shorten(value: object) -> str:
-    """Write a parameter's value briefly: a list of equal numbers as 32 x 5, yes and no."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list):
-        if len(value) > 2 and len({_key(v) for v in value}) == 1:
-            return f"{shorten(value[0])} x {len(value)}"
-        return ", ".join(shorten(v) for v in value) or "none"
-    return str(value)
-
-
 def _pairs(runs: list[Run], parameter: str) -> dict[tuple, list]:
     """Group the pairs of runs that differ in one parameter alone by their two values."""
     groups = defaultdict(dict)
     for run in runs:
-        groups[_key(_rest(run.config, parameter))][_key(getattr(run.config, parameter))] = run
+        groups[json_of(_rest(run.config, parameter))][json_of(getattr(run.config, parameter))] = run
     pairs = defaultdict(list)
     for group in groups.values():
         for first, second in itertools.permutations(group, 2):
@@ -189,10 +162,10 @@ def _difference(first: Run, second: Run, metric: str) -> float:
 def _target(runs: list[Run], parameter: str, values: list) -> tuple:
     """Return the two values with the most pairs, and among those with the most runs."""
     pairs = _pairs(runs, parameter)
-    counts = Counter(_key(getattr(run.config, parameter)) for run in runs)
+    counts = Counter(json_of(getattr(run.config, parameter)) for run in runs)
 
     def score(two: tuple) -> tuple:
-        first, second = map(_key, two)
+        first, second = map(json_of, two)
         return len(pairs.get((first, second), [])), counts[first] + counts[second]
 
     return max(itertools.combinations(values, 2), key=score)
@@ -200,8 +173,8 @@ def _target(runs: list[Run], parameter: str, values: list) -> tuple:
 
 def _partner(config: Config, parameter: str, target: tuple) -> Config | None:
     """Return the configuration with the other one of two values, if that can work."""
-    own = _key(getattr(config, parameter))
-    others = [value for value in target if _key(value) != own]
+    own = json_of(getattr(config, parameter))
+    others = [value for value in target if json_of(value) != own]
     if len(others) != 1:
         return None
     try:
@@ -215,13 +188,4 @@ def _correlation(column: list[float], target: np.ndarray) -> float:
 
 
 def _rest(config: Config, parameter: str = "") -> dict:
-    return config.model_dump(exclude=KEPT | {parameter})
-
-
-def _key(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _sort_key(value: object) -> tuple:
-    number = isinstance(value, bool | int | float)
-    return (0, value, "") if number else (1, 0, _key(value))
+    return config.model_dump(exclude=NO_EFFECT | {parameter})

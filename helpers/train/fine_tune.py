@@ -1,20 +1,18 @@
-"""Fine-tuning compared: the same network on the same images, from scratch and with parts frozen.
+"""Ways of training compared on the same images: parts frozen, from scratch, any parameter changed.
 
 Start with `compare`; each way is an ordinary run.
 """
 
-import torch
+import re
+
 from tqdm.auto import tqdm
 
-from helpers import models
 from helpers.config import Config, ConfigError
-from helpers.data.images import ImageSet
-from helpers.evaluate.evaluation import Evaluation, measure, predict
-from helpers.models.device import choose_device
-from helpers.runs import Run
+from helpers.runs import Run, shorten
 from helpers.train.loop import train
 
 SCRATCH = "scratch"
+SAME = {"dataset", "data_root", "val_fraction", "seed", "name", "runs_root"}  # in all ways
 NETWORK = (
     "image_size", "resize", "normalization", "model", "filters", "filter_organization",
     "kernel_size", "padding", "conv_bias", "activation", "batch_norm", "norm_after_pool",
@@ -34,32 +32,53 @@ def pretrain(config: Config, dataset: str, epochs: int = 20) -> Run:
     return train(Config(dataset=dataset, epochs=epochs, runs_root=runs_root, **network))
 
 
-def compare(config: Config, ways: list[str], seeds: int = 1) -> dict[str, list[Run]]:
-    """Train on the same images and budget in several ways, each with the seeds from `config.seed`.
+def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
+    """Return the configuration of each way to train, by its name.
 
-    A way is a freezing strategy of `helpers.config.FREEZING`, or "scratch": the same network
-    without the weights, and everything trained. A seed also draws the validation images, alike for
-    all ways, so that runs of one seed are comparable image by image. Each run's name is made of its
-    way and seed where `config.name` is given.
+    A way is a freezing strategy of `helpers.config.FREEZING`; or "scratch": the same network
+    without the weights, and everything trained; or the parameters that differ, such as
+    {"optimizer": "sgd", "lr": 0.01} or {"model": "resnet18"}. Raises ConfigError where a way cannot
+    work, or would not be compared on the same images.
     """
-    if isinstance(ways, str):
-        raise ConfigError(f"compare = '{ways}' is text: papermill takes lists by -y 'compare: []'")
-    configs = {way: [_of_way(config, way, config.seed + n) for n in range(seeds)] for way in ways}
-    runs: dict[str, list[Run]] = {way: [] for way in ways}
-    with tqdm(total=len(ways) * seeds, unit="run", disable=None) as bar:
+    if not isinstance(ways, list):
+        raise ConfigError(f"compare = {ways!r} is no list: papermill takes it by -y 'compare: []'")
+    found: dict[str, Config] = {}
+    for way in ways:
+        if isinstance(way, dict):
+            for field in SAME.intersection(way):
+                raise ConfigError(f"compare: {field} is the same in all ways, set it for all")
+            changes, name = way, ", ".join(f"{n} {shorten(v)}" for n, v in way.items())
+        elif way == SCRATCH:
+            changes, name = {"weights": "none", "freeze": "nothing", "stages": []}, way
+        else:
+            changes, name = {"freeze": way}, way
+        own = f"{config.name}-{re.sub(r'[^0-9A-Za-z_.-]+', '-', name)}" if config.name else ""
+        found[name] = config.replace(**changes, name=own)
+    return found
+
+
+def compare(config: Config, ways: list[str | dict], seeds: int = 1) -> dict[str, list[Run]]:
+    """Train on the same images in several ways of `ways_of`, with the seeds from `config.seed` on.
+
+    A seed also draws the validation images, alike for all ways, so that runs of one seed are
+    comparable image by image. Each run's name is made of its way and seed where `config.name` is
+    given.
+    """
+    configs = {
+        way: [
+            one.replace(seed=one.seed + n, name=f"{one.name}-{one.seed + n}" if one.name else "")
+            for n in range(seeds)
+        ]
+        for way, one in ways_of(config, ways).items()
+    }
+    runs: dict[str, list[Run]] = {way: [] for way in configs}
+    with tqdm(total=len(configs) * seeds, unit="run", disable=None) as bar:
         for way, chosen in configs.items():
             bar.set_description(way)
             for one in chosen:
                 runs[way].append(train(one))
                 bar.update()
     return runs
-
-
-def _of_way(config: Config, way: str, seed: int) -> Config:
-    name = f"{config.name}-{way}-{seed}" if config.name else ""
-    if way == SCRATCH:
-        return config.replace(weights="none", freeze="nothing", stages=[], seed=seed, name=name)
-    return config.replace(freeze=way, seed=seed, name=name)
 
 
 def retrain(run: Run) -> Run:
@@ -75,19 +94,3 @@ def retrain(run: Run) -> Run:
     return train(config.replace(
         val_fraction=0.0, early_stopping=0, epochs=epochs, schedule=schedule, name=name
     ))  # fmt: skip
-
-
-def vote(runs: list[Run], images: ImageSet) -> Evaluation:
-    """Measure an ensemble by soft voting: the mean of the runs' probabilities decides.
-
-    To be fair on validation images, all runs must have left out the same ones: same data, same
-    seed. Raises ValueError where their classes differ.
-    """
-    votes = []
-    for run in runs:
-        classes = run.read_checkpoint("best.pt")["classes"]
-        if classes != images.classes:
-            raise ValueError(f"{run.name} knows other classes than these images have")
-        model = models.rebuild(run).to(choose_device())
-        votes.append(predict(model, images, run.config).softmax(1))
-    return measure(torch.stack(votes).mean(0).log(), images)
