@@ -12,7 +12,9 @@ from helpers.runs import Run, shorten
 from helpers.train.loop import train
 
 SCRATCH = "scratch"
-SAME = {"dataset", "data_root", "val_fraction", "seed", "name", "runs_root"}  # in all ways
+SAME = {  # in all ways, so that they are measured on the same images
+    "dataset", "data_root", "val_fraction", "image_size", "resize", "seed", "name", "runs_root",
+}  # fmt: skip
 NETWORK = (
     "image_size", "resize", "normalization", "model", "filters", "filter_organization",
     "kernel_size", "padding", "conv_bias", "activation", "batch_norm", "norm_after_pool",
@@ -45,7 +47,7 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
     found: dict[str, Config] = {}
     for way in ways:
         if isinstance(way, dict):
-            for field in SAME.intersection(way):
+            for field in sorted(SAME.intersection(way)):
                 raise ConfigError(f"compare: {field} is the same in all ways, set it for all")
             changes, name = way, ", ".join(f"{n} {shorten(v)}" for n, v in way.items())
         elif way == SCRATCH:
