@@ -83,7 +83,8 @@ def curves_of_several(groups: dict[str, list[Run]]) -> Figure:
                 values = [row[f"{split}_{field}"] for row in run.history]
                 axes.plot(
                     [int(row["epoch"]) for row in run.history], values, lw=1.6, alpha=0.85, **style,
-                    marker="o" if len(values) == 1 else None, label=None if number else name,
+                    marker="o" if len(values) == 1 else None,
+                    label=None if number else for_figure(name, 90),
                 )  # fmt: skip
         _dress_curves(axes, f"validation {field}")
         if field == "loss":  # one that diverges hides no other
