@@ -1,6 +1,8 @@
 """Rows of the reports: all can run as written, and mistakes in a file stop with one sentence."""
 
 import json
+import re
+from fnmatch import fnmatch
 
 import pytest
 import yaml
@@ -213,3 +215,38 @@ def test_counts_file_is_plain_json(tmp_path):
     assert content["head.classifier.parameters"] == 128 * 10 + 10
     head = sum(p.numel() for p in model.head.classifier.parameters())
     assert content["body.parameters"] == content["parameters"] - head
+
+
+def read_index():
+    """Return each report's lines of the index in experiments/README.md: patterns, answer."""
+    text = (rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    found = {}
+    for part in re.split(r"^### (?=R\d$)", text.partition("\n## Run rows")[0], flags=re.M)[1:]:
+        lines = [line.strip("| ").split(" | ") for line in part.splitlines() if line[:1] == "|"]
+        found[part[:2]] = [(re.findall(r"`([^`]+)`", r), answer) for _, r, answer in lines[2:]]
+    return found
+
+
+def test_index_leads_to_every_row_and_to_none_that_is_not_there():
+    index = read_index()
+    assert index.keys() == {row.report for row in ROWS}
+    for report, lines in index.items():
+        patterns = [pattern for some, _ in lines for pattern in some]
+        names = [row.name for row in ROWS if row.report == report]
+        assert [p for p in patterns if not any(fnmatch(name, p) for name in names)] == []
+        left = [name for name in names if not any(fnmatch(name, p) for p in patterns)]
+        assert set(left) <= {"others_from_scratch", "others_b0", "better_recipe", "counts_alexnet",
+                             "counts_resnet34", "b0_last_block_dropout.2"}  # fmt: skip
+
+
+def test_index_leads_to_sections_that_are_there():
+    headings = {}
+    for path in rows.NOTEBOOKS.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        headings[path.name[:2]] = re.findall(r"^#+ (.*)$", text, re.M)
+    answers = [part for lines in read_index().values() for _, a in lines for part in a.split("; ")]
+    named = [(part[:2], name) for part in answers if part[:2] in headings
+             for name in re.findall(r"(?<![\w`])\*([^*`]+)\*", part)]  # fmt: skip
+    assert len(named) > 15
+    assert [(number, name) for number, name in named if name not in headings[number]] == []

@@ -24,7 +24,7 @@ from helpers import ROOT
 from helpers.evaluate import figures
 from helpers.evaluate.tradeoff import draw_tradeoff, tradeoff_table
 from helpers.models.device import environment
-from helpers.report import ledger
+from helpers.report import comparisons, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
 from helpers.report.rows import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
@@ -157,7 +157,25 @@ def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_r
         "unrun": list(failed),
         "failed": {row: reason for row, reason in failed.items() if reason},
         "remarks": _remarks([row for row in trained if row.name in done], measured),
+        "together": _together(name, rows, runs_root),
     }
+
+
+def _together(name: str, rows: list[Row], runs_root: str) -> list[dict]:
+    """Draw and compare a report's rows, notebook by notebook: on its data, or where it ran."""
+    folders = [(ROOT / runs_root / name), *sorted((ROOT / runs_root).glob(f"{name}-*"))]
+    found = []
+    for dataset in (folder.name.partition("-")[2] for folder in folders if folder.exists()):
+        for notebook in TRAINING:
+            chosen = [row for row in rows if row.notebook == notebook]
+            groups = comparisons.measured(chosen, runs_root, dataset)
+            shown = [draw_svg(figure, text) for text, figure in comparisons.draw(groups)]
+            if shown:
+                found.append({
+                    "dataset": dataset, "notebook": notebook[:2], "figures": shown,
+                    "lines": comparisons.one_choice_changed(groups),
+                })  # fmt: skip
+    return found
 
 
 def _remarks(rows: list[Row], entries: list[Entry]) -> dict[tuple[str, str], list[str]]:
