@@ -16,7 +16,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -25,8 +25,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 GIB = 1 << 30
-T4 = SimpleNamespace(name="Tesla T4", capability=(7, 5), memory=15 * GIB)
-A100 = SimpleNamespace(name="NVIDIA A100-SXM4-40GB", capability=(8, 0), memory=40 * GIB)
+
+
+class GPU(NamedTuple):
+    """A kind of GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int  # bytes
+
+
+T4 = GPU("Tesla T4", (7, 5), 15 * GIB)
+A100 = GPU("NVIDIA A100-SXM4-40GB", (8, 0), 40 * GIB)
 ARCHITECTURES = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 
 WAITING = {
@@ -52,11 +62,16 @@ class Log:
 
     waits: Counter = field(default_factory=Counter)  # (line, why)
     launches: Counter = field(default_factory=Counter)  # line
+    devices: Counter = field(default_factory=Counter)  # on which they ran
     uploads: Counter = field(default_factory=Counter)  # (line, bytes)
     pinned: list = field(default_factory=list)  # storages
 
     def wait(self, why: str) -> None:
         self.waits[_line(), why] += 1
+
+    def launch(self, index: int) -> None:
+        self.launches[_line()] += 1
+        self.devices[index] += 1
 
     def is_pinned(self, x: torch.Tensor) -> bool:
         return any(s.data_ptr() == x.untyped_storage().data_ptr() for s in self.pinned)
@@ -155,7 +170,7 @@ class OnGPU(torch.Tensor):
         name, kwargs = func._schema.name, dict(kwargs or {})
         flat, _ = tree_flatten((args, kwargs))
         index = _check_devices(name, args, flat)
-        _note(func, name, args, kwargs, flat)
+        _note(func, name, args, kwargs, index)
         if "device" in kwargs and kwargs["device"] is not None and kwargs["device"].type == "cuda":
             kwargs["device"] = torch.device("cpu")
         flat, spec = tree_flatten((args, kwargs))
@@ -197,7 +212,7 @@ def _check_devices(name: str, args: tuple, flat: list) -> int:
     return next(iter(indices), current_device())
 
 
-def _note(func, name: str, args: tuple, kwargs: dict, flat: list) -> None:
+def _note(func, name: str, args: tuple, kwargs: dict, index: int) -> None:
     """Count the launch, and the wait where the host has to know or to hand over something."""
     if name in INDEXING:
         indices = [x for x in args[1] if x is not None]
@@ -215,7 +230,7 @@ def _note(func, name: str, args: tuple, kwargs: dict, flat: list) -> None:
         elif not isinstance(source, OnGPU) and source.dim():
             _note_upload(source, non_blocking)
     if not func.is_view and name not in FREE:
-        _log.launches[_line()] += 1
+        _log.launch(index)
 
 
 def _note_upload(x: torch.Tensor, non_blocking: bool) -> None:
@@ -335,7 +350,7 @@ class _Pretence(TorchFunctionMode):
             return func(*args, **rest) if index is not None else func(*args, **rest).cpu()
         if index is None:
             return func(*args, **kwargs)
-        _log.launches[_line()] += 1
+        _log.launch(index)
         made = func(*args, **rest)
         return OnGPU(made.detach(), index).requires_grad_(made.requires_grad)
 

@@ -29,10 +29,10 @@ SMALL = {
 }  # fmt: skip
 
 
-def image_set(count: int, seed: int, classes: int = 3) -> ImageSet:
+def image_set(count: int, seed: int, classes: int = 3, side: int = 32) -> ImageSet:
     """Make noise whose class is the colour channel that is brightest."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 120, (count, 32, 32, 3), np.uint8)
+    images = rng.integers(0, 120, (count, side, side, 3), np.uint8)
     labels = np.arange(count) % classes
     images[np.arange(count), :, :, labels] += 90
     names = [f"class {label}" for label in range(classes)]

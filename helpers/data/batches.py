@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from helpers.config import Config
-from helpers.data.images import ImageSet
+from helpers.data.images import ImageSet, send
 
 BLOCK, WINDOW = 128, 64  # 6 MB and 400 MB of pixels at 128 px
 
@@ -61,8 +61,8 @@ def batches(images: ImageSet, chunks: list[np.ndarray], device: torch.device, pr
     labels = torch.from_numpy(images.labels)
 
     def make(step: int):
-        pixels = images.take(chunks[step]).to(device, non_blocking=True)
-        return prepare(pixels, step), labels[chunks[step]].to(device, non_blocking=True)
+        pixels = send(images.take(chunks[step]), device)
+        return prepare(pixels, step), send(labels[chunks[step]], device)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(make, 0) if chunks else None

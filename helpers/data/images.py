@@ -78,7 +78,7 @@ class ImageSet:
     def take(self, indices) -> torch.Tensor:
         """Copy some images: uint8 (n, 3, S, S), channels last in memory, on the GPU if placed."""
         if self.on_gpu is not None:
-            pixels = self.on_gpu[torch.as_tensor(indices, device=self.on_gpu.device)]
+            pixels = self.on_gpu[send(torch.as_tensor(indices), self.on_gpu.device)]
         else:
             pixels = torch.from_numpy(self.decoded[self.rows[indices]])
         return pixels.permute(0, 3, 1, 2)
@@ -113,6 +113,13 @@ class Splits:
         """Return the same splits with an empty test set, for whatever makes choices."""
         none = self.test.subset(np.arange(0))
         return Splits(self.train, self.val, none, self.skipped, self.fingerprint)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on the device; the program does not wait for the copy to a GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def load(config: Config) -> Splits:

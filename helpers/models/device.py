@@ -16,8 +16,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device() -> torch.device:
-    """Return the GPU if this PyTorch has kernels for it, else the CPU.
+    """Return this process's current GPU if this PyTorch has kernels for it, else the CPU.
 
+    It has a number: threads each have a current GPU of their own, which is the first one.
     An old GPU (Kaggle's P100) says it is available and fails at the first kernel, hence the check.
     """
     if not torch.cuda.is_available():
@@ -30,7 +31,7 @@ def choose_device() -> torch.device:
             f"{min(built_for)} and newer): training on the CPU; choose a T4 if you can"
         )
         return torch.device("cpu")
-    return torch.device("cuda")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def choose_dtype(config: Config, device: torch.device) -> torch.dtype:

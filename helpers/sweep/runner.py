@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import torch
 import yaml
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
@@ -201,6 +202,10 @@ def _run_in_processes(
 
 def _start_worker(order: dict, log: Path, threads: int) -> subprocess.Popen:
     limits = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+    gpus = torch.cuda.device_count()
+    if gpus > 1:  # one for each worker
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        limits["CUDA_VISIBLE_DEVICES"] = visible.split(",")[order["number"] % gpus]
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "helpers.sweep.worker"], cwd=ROOT,

@@ -23,6 +23,8 @@ from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
 from helpers.train.loop import TrainingDiverged, train
 
+TOO_LARGE = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
 
 def work(
     study: optuna.Study,
@@ -86,6 +88,8 @@ def _run_trial(
             raise
         trial.set_user_attr("reason", (str(error) or type(error).__name__).splitlines()[0])
         study.tell(trial, state=TrialState.FAIL)
+        run = None
+    if run is None:  # the error is gone, and with it what its traceback held
         gc.collect()
         torch.cuda.empty_cache()
         return
@@ -100,8 +104,8 @@ def _is_its_own_fault(error: Exception) -> bool:
     """Say whether a trial's parameters are to blame: impossible, diverged or too large."""
     return (
         not isinstance(error, RuntimeError)
-        or isinstance(error, TrainingDiverged)
-        or "memory" in str(error).lower()
+        or isinstance(error, TrainingDiverged | torch.OutOfMemoryError)
+        or any(words in str(error) for words in TOO_LARGE)
     )
 
 

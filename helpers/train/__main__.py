@@ -6,4 +6,7 @@ from helpers.config import Config
 from helpers.train import processes, train
 
 processes.join()
-train(Config.load(sys.argv[1]))
+try:
+    train(Config.load(sys.argv[1]))
+finally:
+    processes.leave()

@@ -20,7 +20,7 @@ from helpers.config import Config
 from helpers.count.layers import count
 from helpers.data.augment import augment, normalize
 from helpers.data.batches import batches, mix_seeds
-from helpers.data.images import ImageSet
+from helpers.data.images import ImageSet, send
 from helpers.files import reserve
 from helpers.models.freezing import BLOCK, train_mode
 from helpers.models.graph import UNFOLLOWED, trace
@@ -49,7 +49,7 @@ class FeatureSet:
 
     def take(self, indices) -> torch.Tensor:
         """Copy the features of some images."""
-        return self.values[torch.as_tensor(indices, device=self.values.device)]
+        return self.values[send(torch.as_tensor(indices), self.values.device)]
 
 
 @dataclass

@@ -5,6 +5,7 @@ Start with `train`: a run is a configuration.
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -24,7 +25,7 @@ from helpers.models.freezing import freeze, train_mode
 from helpers.runs import Run, best_run, find_runs, open_run
 from helpers.train import features, processes
 from helpers.train.optimizers import make_optimizer, make_scheduler
-from helpers.train.tracking import start_tracking
+from helpers.train.tracking import tracked
 
 OnEpoch = Callable[[dict], bool]  # gets an epoch's row of the history; True ends the run there
 
@@ -45,8 +46,8 @@ def train(config: Config, on_epoch: OnEpoch | None = None) -> Run:
     with processes.first_before_others():  # who decodes once
         splits = data.load(config).without_test()
     begun = (run.folder / "last.pt").exists()  # it holds all weights
-    model = models.build(config.replace(weights="none") if begun else config, len(splits.classes))
-    return fit(model, splits, config, on_epoch)
+    initial = config.replace(weights="none") if begun else config
+    return fit(models.build(initial, len(splits.classes)), splits, config, on_epoch)
 
 
 def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | None = None) -> Run:
@@ -65,6 +66,7 @@ def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | No
     Raises TrainingDiverged when the loss is not finite, and keeps the last good checkpoint.
     """
     keep_memory()
+    torch.backends.cudnn.benchmark = True  # sizes repeat: finding the fastest kernels pays
     run = open_run(config)
     model.to(choose_device(), memory_format=torch.channels_last)
     finished = run.finished
@@ -73,11 +75,14 @@ def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | No
         training = Training(model, splits, config, run)
         try:
             training.run_stages(on_epoch)
-        except KeyboardInterrupt:
-            run.set_status("interrupted")
-            raise
-        except Exception as error:
-            run.set_status("failed", reason=str(error).splitlines()[0] if str(error) else "")
+        except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, KeyboardInterrupt):
+                run.set_status("interrupted")
+            else:
+                run.set_status("failed", reason=str(error).splitlines()[0] if str(error) else "")
+            # A notebook keeps the traceback, which would keep the GPU's memory.
+            traceback.clear_frames(error.__traceback__)
+            del model, training
             raise
     processes.wait()
     best = run.read_checkpoint("best.pt")
@@ -140,6 +145,9 @@ class Training:
     def __init__(self, model: nn.Module, splits: Splits, config: Config, run: Run):
         self.model, self.config, self.run = model, config, run
         self.train, self.val = splits.train, limit_validation(splits.val, config)
+        self.own_val = self.val  # this process's part
+        if processes.world_size() > 1:
+            self.own_val = self.val.subset(processes.share(np.arange(len(self.val))))
         self.device = next(model.parameters()).device
         self.dtype = choose_dtype(config, self.device)
         self.steps = config.steps_per_epoch or math.ceil(len(self.train) / config.batch_size)
@@ -160,10 +168,9 @@ class Training:
         """Train stage after stage, epoch after epoch, from where the run was left."""
         epochs = sum(stage.epochs for stage in self.stages)
         done = len(self.history) * self.steps
-        log, stop_tracking = start_tracking(self.run, self.config)
         quiet = None if self.writes else True  # None: quiet where nobody watches
         bar = tqdm(total=epochs * self.steps, initial=done, unit="step", leave=False, disable=quiet)
-        with bar:
+        with tracked(self.run, self.config) as log, bar:
             for number in range(1, len(self.stages) + 1):
                 if self._is_over(number):
                     continue
@@ -180,7 +187,6 @@ class Training:
                     self._end_epoch(row)
                     log(row)
                     self.stopped = on_epoch is not None and on_epoch(row)
-        stop_tracking()
 
     def _begin_stage(self, number: int) -> None:
         """Freeze, compute the features of the frozen beginning, make a new optimizer."""
@@ -199,7 +205,8 @@ class Training:
             self.optimizer.load_state_dict(self.saved["optimizer"])
             if self.scheduler:
                 self.scheduler.load_state_dict(self.saved["scheduler"])
-            self.scaler.load_state_dict(self.saved["scaler"])
+            if self.scaler.is_enabled() and self.saved["scaler"]:  # {} on another kind of device
+                self.scaler.load_state_dict(self.saved["scaler"])
         self.saved = {}
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict:
@@ -248,8 +255,7 @@ class Training:
         if self.features:
             logits = self.features.predict(self.config, self.dtype, self.device)
         else:
-            own = self.val.subset(processes.share(np.arange(len(self.val))))
-            logits = processes.join_rows(predict(self.model, own, self.config))
+            logits = processes.join_rows(predict(self.model, self.own_val, self.config))
         labels = torch.from_numpy(self.val.labels)
         return {
             "val_loss": F.cross_entropy(logits, labels).item(),

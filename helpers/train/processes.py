@@ -9,17 +9,24 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import distributed, nn
+from tqdm.auto import tqdm
 
 from helpers import ROOT
 from helpers.config import Config
 from helpers.models.device import choose_device
+from helpers.runs import Run, open_run
+
+# The first process may decode a data set while the others wait; one that dies ends them all.
+PATIENCE = timedelta(days=1)
 
 
 def world_size() -> int:
@@ -41,10 +48,19 @@ def join() -> None:
     """Join the processes that torchrun started, each with a GPU of its own where there are any."""
     if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         return
-    on_gpu = choose_device().type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    device = choose_device()
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+    else:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Leave them again."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def wait() -> None:
@@ -112,9 +128,27 @@ def launch(config: Config, processes: int) -> None:
         path.write_text(json.dumps(config.model_dump()), encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}", "-m", "helpers.train", str(path)]
-        finished = subprocess.run(command, cwd=ROOT, check=False)
-    if finished.returncode:
+        run = open_run(config)
+        started = subprocess.Popen(command, cwd=ROOT)
+        try:
+            _watch(started, run)
+        finally:
+            started.terminate()
+            status = started.wait()
+    if status:
         raise RuntimeError(
-            f"training with {processes} processes stopped with exit status "
-            f"{finished.returncode}: see its messages above, or train with processes=1"
+            f"training with {processes} processes stopped with exit status {status}: see its "
+            f"messages above, or train with processes=1"
         )
+
+
+def _watch(process: subprocess.Popen, run: Run) -> None:
+    """Show the epochs that the run's folder holds, until the process ends."""
+    epochs = sum(stage.epochs for stage in run.config.stages) or run.config.epochs
+    with tqdm(total=epochs, unit="epoch", desc=run.name, leave=False, disable=None) as bar:
+        while process.poll() is None:
+            rows = run.history
+            if len(rows) > bar.n:
+                bar.set_postfix_str(f"loss {rows[-1]['train_loss']:.3f}")
+                bar.update(len(rows) - bar.n)
+            time.sleep(0.2)

@@ -1,9 +1,11 @@
 """Tracking of a run by wandb, when it is asked for; nothing here ever asks for a key."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from helpers.config import Config, ConfigError
 from helpers.runs import Run
+from helpers.train import processes
 
 
 def require_key() -> None:
@@ -17,21 +19,24 @@ def require_key() -> None:
         )
 
 
-def start_tracking(run: Run, config: Config) -> tuple[Callable[[dict], None], Callable[[], None]]:
-    """Start `config.tracking` and return two functions: log an epoch's row, and stop.
+@contextmanager
+def tracked(run: Run, config: Config) -> Iterator[Callable[[dict], None]]:
+    """Start `config.tracking`, give a function that logs an epoch's row, and close it at the end.
 
     "offline" writes into the run's folder, for `wandb sync` later; "online" needs a key that
     `wandb login` stored before, else ConfigError. The key is in no file of this project.
     """
-    if config.tracking == "none":
-        return lambda row: None, lambda: None
+    if config.tracking == "none" or not processes.is_first():
+        yield lambda row: None
+        return
     import wandb  # noqa: PLC0415  (slow to import, and most runs do not track)
 
     if config.tracking == "online":
         require_key()
     if wandb.run is not None:  # begun by a sweep's agent; a second init in a notebook would end it
-        return lambda row: wandb.run.log(row, step=int(row["epoch"])), lambda: None
-    tracked = wandb.init(
+        yield lambda row: wandb.run.log(row, step=int(row["epoch"]))
+        return
+    with wandb.init(
         project="five-blocks",
         name=run.name,
         id=f"{run.name}-{config.id}",
@@ -40,5 +45,5 @@ def start_tracking(run: Run, config: Config) -> tuple[Callable[[dict], None], Ca
         dir=run.folder,
         config=config.model_dump(),
         settings=wandb.Settings(silent=True, console="off"),
-    )
-    return lambda row: tracked.log(row, step=int(row["epoch"])), tracked.finish
+    ) as begun:
+        yield lambda row: begun.log(row, step=int(row["epoch"]))

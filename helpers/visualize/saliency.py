@@ -89,12 +89,12 @@ def guided_logit(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) 
 def gini(maps: torch.Tensor) -> torch.Tensor:
     """Return how concentrated each map (..., H, W) is: 0 even, 1 all in one pixel, NaN if empty.
 
-    The Gini coefficient, the one of six common measures of sparsity that has all the properties
-    one asks of it (Hurley and Rickard 2009, 0811.4706).
+    On the CPU. The Gini coefficient, the one of six common measures of sparsity that has all the
+    properties one asks of it (Hurley and Rickard 2009, 0811.4706).
     """
-    values = maps.abs().flatten(-2).sort(-1).values.double()
+    values = maps.cpu().abs().flatten(-2).sort(-1).values.double()
     count = values.shape[-1]
-    rank = torch.arange(1, count + 1, dtype=torch.float64, device=values.device)
+    rank = torch.arange(1, count + 1, dtype=torch.float64)
     weighted = (values * (2 * rank - count - 1)).sum(-1)
     return weighted / (count * values.sum(-1))
 
