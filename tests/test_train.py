@@ -126,13 +126,13 @@ def test_stopped_after_any_epoch_it_continues_to_the_same_weights(
         schedule=schedule, dropout=0.3, augment=["horizontal_flip", "random_crop=4"]
     )
     whole = fit(splits, config.replace(name="whole"))
-    end_epoch = train.Training._end_epoch
+    end_epoch = loop.Training._end_epoch
 
     def end_and_stop(self, row):
         end_epoch(self, row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Training, "_end_epoch", end_and_stop)
+    monkeypatch.setattr(loop.Training, "_end_epoch", end_and_stop)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             fit(splits, config)
