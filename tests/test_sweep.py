@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from helpers import ROOT, sweep
 from helpers.config import Config, ConfigError
 from helpers.runs import Run
-from helpers.sweep import queue, worker
+from helpers.sweep import queue, runner, worker
 from helpers.sweep.file import read_sweep
 from helpers.train import loop
 from helpers.train.loop import TrainingDiverged
@@ -68,6 +68,7 @@ def curves(monkeypatch):
             return run
 
         monkeypatch.setattr(worker, "train", train)
+        monkeypatch.setattr(runner, "train", train)
         return trained
 
     return make
