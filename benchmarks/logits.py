@@ -1,11 +1,11 @@
 """What ReLU and dropout on the logits do, as R4's appendix has its head.
 
-    DATA_ROOT=... python -m benchmarks.logits [--dataset caltech101] [--seeds 3] [--image-size 96]
+    python -m benchmarks.logits [--dataset tiny_nature] [--seeds 3] [--image-size 96]
 
 EfficientNet-Lite0 with ImageNet weights, the last layer alone trained, all else as in R4's rows
 (Adam 1e-3, times .9 after each epoch, batches of 64, at most 20 epochs, early stopping after 3):
 the usual head; ReLU on the logits; dropout of .2 or .5 on them, too; dropout of .5 where it
-usually is. Measured on a tenth of the training images, another one with each seed; the test set
+usually is. Measured on a half of the training images, another one with each seed; the test set
 stays closed. Writes runs/benchmarks/logits.json; runs are kept and only loaded the second time.
 """
 
@@ -32,13 +32,13 @@ WAYS = {
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="caltech101")
+    parser.add_argument("--dataset", default="tiny_nature")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--image-size", type=int, default=96)
     options = parser.parse_args()
     config = Config(
         dataset=options.dataset, image_size=options.image_size, model="efficientnet_lite0",
-        weights="imagenet", head="linear", freeze="all_but_head", val_fraction=0.1, augment=[],
+        weights="imagenet", head="linear", freeze="all_but_head", val_fraction=0.5, augment=[],
         dropout=0.0, optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="step", step_size=1,
         gamma=0.9, batch_size=64, epochs=20, early_stopping=3, runs_root="runs/logits",
     )  # fmt: skip

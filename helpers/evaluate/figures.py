@@ -89,7 +89,7 @@ def curves_of_several(groups: dict[str, list[Run]]) -> Figure:
         _dress_curves(axes, f"validation {field}")
         if field == "loss":  # one that diverges hides no other
             ends = [run.history[0]["train_loss"] for runs in groups.values() for run in runs]
-            axes.set_ylim(0, min(axes.get_ylim()[1], 2 * max(ends)))
+            axes.set_ylim(0, min(1.05 * axes.get_ylim()[1], 2 * max(ends)))
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
