@@ -11,6 +11,8 @@ The rules:
   and the others are chosen, not measured.
 - A run on other data than the report's, or with other parameters, is never judged.
 - A row without a finished run is *not run*, with the reason if it failed and the command to run it.
+- *Recorded* figures are those of results/, measured before with the commit and the processor that
+  stand beside them; they are judged alike and never averaged with other code's or this machine's.
 - A figure is *stated* where it is in the report's text, *derived* where it follows from that, and
   *others'* where it is of another source; rows of our own have none and are shown.
 """
@@ -23,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers import ROOT
+from helpers.report.results import recorded
 from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
 from helpers.runs import Run
 from helpers.text import for_markdown
@@ -48,6 +51,7 @@ class Entry:
     values: tuple[float, ...]  # one a run; one for a count; empty: not run
     verdict: str
     remark: str = ""
+    recorded: str = ""  # the commit that measured what is in results/; "": measured here
 
     @property
     def mean(self) -> float | None:
@@ -62,6 +66,7 @@ class Entry:
         """Return the entry as text by column."""
         digits = 2 if "accuracy" in self.measure else 4 if "loss" in self.measure else 0
         mean, std, stated = self.mean, self.std, self.stated
+        source = f" recorded, {self.recorded}" if self.recorded else ""
         difference = None if mean is None or stated is None else mean - number(stated)
         return {
             "report": self.report,
@@ -71,7 +76,7 @@ class Entry:
             "stated": stated if isinstance(stated, str) else _number(stated, digits),
             "measured": _number(mean, digits),
             "std": _number(std, digits) if digits else "",
-            "runs": str(len(self.values)) if self.values else "",
+            "runs": f"{len(self.values)}{source}" if self.values else "",
             "difference": _number(difference, digits, "+"),
             "verdict": self.verdict,
             "remark": self.remark,
@@ -151,6 +156,25 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
             reason = reason_of(row, runs_root)
             remark = f"failed: {reason}; {remark}" if reason else remark
         found.append(Entry(row.report, row.name, measure, kind, stated, values, verdict, remark))
+    return found
+
+
+def recorded_entries(row: Row) -> list[Entry]:
+    """Return an entry for each figure of a row that results/ holds, by code and machine."""
+    own = [("", measure, None) for measure in OWN]
+    found = []
+    for (commit, machine), lines in recorded(row).items():
+        dates, remarks = ({line[key]: None for line in lines} for key in ("date", "remark"))
+        source = ", ".join([f"recorded {' and '.join(dates)}", f"commit {commit}", machine])
+        source = "; ".join([source, *(remark for remark in remarks if remark)])
+        for kind, measure, stated in list(row.figures()) or own:
+            column = {"parameters": "params", "accuracy": "test_accuracy"}.get(measure, measure)
+            scale = 100 if "accuracy" in measure else 1
+            values = tuple(scale * float(line[column]) for line in lines if line.get(column))
+            if values:
+                verdict = judge(measure, stated, values)
+                found.append(Entry(row.report, row.name, measure, kind, stated, values, verdict,
+                                   source, recorded=commit))  # fmt: skip
     return found
 
 

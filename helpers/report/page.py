@@ -49,21 +49,22 @@ def write_report(runs_root: str = "runs", output: Path | str = "") -> Path:
     folder = ROOT / (output or Path(runs_root, "report"))
     folder.mkdir(parents=True, exist_ok=True)
     entries = ledger.ledger(runs_root)
-    write_atomically(folder / "ledger.csv", ledger.to_csv(entries).encode())
-    write_atomically(folder / "ledger.md", ledger.to_markdown(entries).encode())
+    known = [entry for row in load_all() for entry in ledger.recorded_entries(row)]
+    write_atomically(folder / "ledger.csv", ledger.to_csv(entries + known).encode())
+    write_atomically(folder / "ledger.md", ledger.to_markdown(entries + known).encode())
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = templates.get_template(TEMPLATE).render(**collect(entries, runs_root))
+    page = templates.get_template(TEMPLATE).render(**collect(entries, known, runs_root))
     write_atomically(folder / "report.html", page.encode())
     return folder / "report.html"
 
 
-def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
-    """Gather everything that the page shows."""
+def collect(entries: list[Entry], known: list[Entry], runs_root: str = "runs") -> dict:
+    """Gather everything that the page shows; `known` are recorded entries."""
     rows = load_all()
     runs = [run for run in find_runs(runs_root) if run.metrics]
     counting = {(row.report, row.name) for row in rows if row.counts}
@@ -80,6 +81,7 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
             (good, f"of {len(counts)} counts equal"),
             (verdicts["reproduced"] + verdicts["better"], "accuracies reproduced or better"),
             (verdicts["not run"], "figures not run here yet"),
+            (len(known), "recorded figures"),
             (len(runs), "finished runs"),
         ],
         "verdicts": draw_svg(draw_verdicts(stated), "All stated figures by verdict."),
@@ -87,7 +89,7 @@ def collect(entries: list[Entry], runs_root: str = "runs") -> dict:
         "good": ledger.GOOD,
         "bad": ledger.BAD,
         "reports": [
-            _report(name, title, [entry for entry in trained if entry.report == name],
+            _report(name, title, [entry for entry in [*trained, *known] if entry.report == name],
                     [row for row in rows if row.report == name], runs_root)
             for name, title in _titles().items()
         ],
@@ -146,7 +148,10 @@ def _picture(content: bytes, kind: str, text: str, narrow: bool = False) -> dict
 def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_root: str) -> dict:
     """Gather one report's measured figures, the rows that did not run and why, and remarks."""
     measured = [entry for entry in entries if entry.values]
-    done = {entry.row for entry in measured}
+    order = {row.name: place for place, row in enumerate(rows)}
+    measured.sort(key=lambda entry: order[entry.row])
+    done = {entry.row for entry in measured if not entry.recorded}
+    shown = {entry.row for entry in measured}
     trained = [row for row in rows if row.notebook == SWEEPING or row.notebook in TRAINING]
     unrun = [row for row in trained if row.name not in done]
     failed = {row.name: ledger.reason_of(row, runs_root) for row in unrun}
@@ -156,7 +161,7 @@ def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_r
         "entries": measured,
         "unrun": list(failed),
         "failed": {row: reason for row, reason in failed.items() if reason},
-        "remarks": _remarks([row for row in trained if row.name in done], measured),
+        "remarks": _remarks([row for row in trained if row.name in shown], measured),
         "together": _together(name, rows, runs_root),
     }
 
@@ -183,8 +188,9 @@ def _remarks(rows: list[Row], entries: list[Entry]) -> dict[tuple[str, str], lis
     remarks: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         found = [entry for entry in entries if (entry.report, entry.row) == (row.report, row.name)]
-        wrong = [("", f"{entry.measure}: {entry.remark}") for entry in found if entry.remark]
-        for note in (*row.notes, *wrong) if found else ():
+        wrong = [("", entry.remark if entry.recorded else f"{entry.measure}: {entry.remark}")
+                 for entry in found if entry.remark]  # fmt: skip
+        for note in dict.fromkeys((*row.notes, *wrong)) if found else ():
             remarks.setdefault(note, []).append(f"{row.report} {row.name}")
     return remarks
 

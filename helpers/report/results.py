@@ -1,0 +1,183 @@
+"""Recorded measurements: a line a run in results/runs.csv, and every count in results/counts.csv.
+
+    python -m helpers.report.results record [RUN ...] [--command TEXT] [--remark TEXT]
+    python -m helpers.report.results compare [RUN ...]
+
+A RUN is a folder below runs/, such as R5/lite0_lr.01-seed0; without one, `record` takes the counts
+of all reports and `compare` everything that has a record. `record` replaces the line of a run that
+was recorded before. The report shows recorded figures beside those measured on this machine.
+"""
+
+import argparse
+import csv
+import io
+import json
+from functools import cache
+from pathlib import Path
+
+from helpers import ROOT
+from helpers.config import Config, ConfigError
+from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
+from helpers.runs import Run, write_atomically
+
+RESULTS = ROOT / "results"
+FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+COLUMNS = (
+    "run", *FIGURES, "epochs", "params", "trainable", "seconds", "seed", "device", "processor",
+    "threads", "python", "packages", "commit", "date", "remark", "command", "config",
+)  # fmt: skip
+UNNAMED = ("name", "runs_root", "tracking", "data_root")  # say nothing about a result
+COUNTS = ("report", "row", "measure", "count")
+
+
+def line_of(run: Run, name: str, command: str = "", remark: str = "") -> dict[str, str]:
+    """Return the line of a finished run: accuracies and losses in full, `config` as JSON.
+
+    `config` holds what differs from the defaults. `command` may be left out for a report's row.
+    Raises ConfigError where the run has not finished, or where the command is needed.
+    """
+    if not run.finished:
+        raise ConfigError(f"{name} is no finished run: only those are recorded")
+    report = name.partition("/")[0]
+    if not command:
+        file = EXPERIMENTS / f"{report.lower()}.yaml"
+        if not file.exists():
+            raise ConfigError(f"{name} is no row of a report: say by --command how it was made")
+        command = f"python -m helpers.report.batch experiments/{file.name} --rows {run.name}"
+    metrics, environment, defaults = run.metrics, run.environment, Config().model_dump()
+    chosen = run.config.model_dump(exclude=set(UNNAMED))
+    line = {f"{split}_{figure}": metrics.get(split, {}).get(figure, "")
+            for split in ("train", "val", "test") for figure in ("loss", "accuracy")}  # fmt: skip
+    line |= {key: metrics[key] for key in ("epochs", "params", "trainable")}
+    line |= {"run": name, "seconds": metrics["train_seconds"], "seed": run.config.seed}
+    line |= {key: environment[key] for key in ("device", "processor", "threads", "python")}
+    line["packages"] = " ".join(f"{n}=={v}" for n, v in environment["packages"].items())
+    line |= {"commit": environment["commit"], "date": run.status["time"][:10]}
+    line |= {"remark": remark, "command": command}
+    line["config"] = json.dumps({n: v for n, v in chosen.items() if v != defaults[n]})
+    return {column: str(line[column]) for column in COLUMNS}
+
+
+def load(file: str = "runs.csv") -> list[dict[str, str]]:
+    """Read the recorded lines; none where nothing was recorded."""
+    path = RESULTS / file
+    return _read(path, path.stat().st_mtime_ns) if path.exists() else []
+
+
+@cache
+def _read(path: Path, changed: int) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def recorded(row: Row) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Return a row's recorded runs by (commit, processor or GPU): other code is never mixed in.
+
+    A line counts only while its parameters are the row's.
+    """
+    expected = {f"{row.report}/{name}": config_of(row, parameters).id
+                for name, parameters in row.points.items()}  # fmt: skip
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for line in load():
+        if line["run"] in expected and Config(**json.loads(line["config"])).id == expected[
+            line["run"]
+        ]:
+            machine = line["processor"] if line["device"] == "CPU" else line["device"]
+            found.setdefault((line["commit"], machine), []).append(line)
+    return found
+
+
+def record(run: Run, name: str, command: str = "", remark: str = "") -> None:
+    """Add a run to results/runs.csv, in the place of its older line."""
+    line = line_of(run, name, command, remark)
+    kept = [old for old in load() if old["run"] != name]
+    _write("runs.csv", COLUMNS, sorted([*kept, line], key=lambda one: one["run"]))
+
+
+def record_counts(runs_root: str = "runs") -> None:
+    """Write results/counts.csv: each figure of the reports' count rows, as counted here."""
+    _write("counts.csv", COUNTS, _counts(runs_root))
+
+
+def _counts(runs_root: str) -> list[dict[str, str]]:
+    lines = []
+    for row in load_all():
+        counts = counts_of(row, runs_root)
+        for _, measure, _ in row.figures() if counts else ():
+            values = (row.report, row.name, measure, str(counts[measure]))
+            lines.append(dict(zip(COUNTS, values, strict=True)))
+    return lines
+
+
+def _write(file: str, columns: tuple[str, ...], lines: list[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    RESULTS.mkdir(exist_ok=True)
+    write_atomically(RESULTS / file, text.getvalue().encode())
+
+
+def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
+    """Set fresh runs and counts beside their records, as a Markdown table.
+
+    Without names, all that have both. What was made by other parameters, other code or on another
+    machine is said in the last column.
+    """
+    table = ["| run | figure | recorded | here | difference | |",
+             "| --- | --- | ---: | ---: | ---: | --- |"]  # fmt: skip
+    lines = {line["run"]: line for line in load()}
+    for name in names or lines:
+        run = Run(ROOT / runs_root / name)
+        if name not in lines:
+            raise ConfigError(f"{name} has no record; recorded are {', '.join(lines) or 'none'}")
+        if not run.finished:
+            continue
+        old, new = lines[name], line_of(run, name, "-")
+        other = [key for key in ("config", "commit", "processor", "packages", "device")
+                 if old[key] != new[key]]  # fmt: skip
+        for figure in (*FIGURES, "seconds"):
+            if old[figure] and new[figure]:
+                before, now = float(old[figure]), float(new[figure])
+                remark = f"other {', '.join(other)}" if other else "same code and machine"
+                table.append(f"| {name} | {figure.replace('_', ' ')} | {before:.4f} | {now:.4f} "
+                             f"| {now - before:+.4f} | {remark} |")  # fmt: skip
+    if not names:
+        counted = {(c["report"], c["row"], c["measure"]): c["count"] for c in _counts(runs_root)}
+        for old in load("counts.csv"):
+            now = counted.get((old["report"], old["row"], old["measure"]))
+            if now and now != old["count"]:
+                table.append(f"| {old['report']}/{old['row']} | {old['measure']} | {old['count']} "
+                             f"| {now} | {int(now) - int(old['count']):+} | differs |")  # fmt: skip
+        same = sum(counted.get(tuple(old[key] for key in COUNTS[:3])) == old["count"]
+                   for old in load("counts.csv"))  # fmt: skip
+        table.append(f"\n{same} of {len(load('counts.csv'))} recorded counts are the same here.")
+    return "\n".join(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.report.results", description="Recorded measurements."
+    )
+    parser.add_argument("what", choices=("record", "compare"))
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="such as R5/lite0_lr.01-seed0")
+    parser.add_argument("--command", default="", help="how it was made; known of reports' rows")
+    parser.add_argument("--remark", default="", help="such as 'loaded machine'")
+    parser.add_argument("--runs-root", default="runs")
+    options = parser.parse_args(arguments)
+    try:
+        if options.what == "compare":
+            print(compare(options.runs_root, options.runs))
+            return
+        for name in options.runs:
+            run = Run(ROOT / options.runs_root / name)
+            record(run, name, options.command, options.remark)
+        if not options.runs:
+            record_counts(options.runs_root)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
