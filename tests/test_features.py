@@ -11,6 +11,7 @@ from helpers import models, train
 from helpers.config import Config
 from helpers.data.images import Splits
 from helpers.models.freezing import freeze
+from helpers.models.graph import fold
 from helpers.train import features, loop
 
 
@@ -56,7 +57,7 @@ def test_without_augmentation_it_is_the_plain_training(splits, config, parameter
     assert plain.metrics["features"] == []
     for row, other in zip(fast.history, plain.history, strict=True):
         for figure in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
-            assert row[figure] == pytest.approx(other[figure], rel=1e-4, abs=1e-6), figure
+            assert row[figure] == pytest.approx(other[figure], rel=1e-3, abs=1e-6), figure
     weights, others = (run.read_checkpoint("last.pt")["model"] for run in (fast, plain))
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-5)
@@ -73,7 +74,8 @@ def test_each_image_goes_through_the_frozen_part_once(splits, config, monkeypatc
     monkeypatch.setattr(nn.Conv2d, "forward", record)
     fit(splits, config.replace(epochs=5))
     final = 24  # the finished network is measured whole
-    assert sum(seen) == 48 + 24 + final
+    compared = 2 + 2  # two images, in two parts and in one
+    assert sum(seen) == 48 + 24 + final + compared
 
 
 def test_views_are_augmented_differently_and_take_turns(splits, config):
@@ -142,6 +144,22 @@ def test_the_cut_is_late_and_loses_nothing(name, strategy, up_to):
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(rest(beginning(images)), model(images))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "tf_efficientnet_lite0", "timm:test_resnet"])
+def test_folded_batch_norms_compute_the_same(name):
+    model = models.build(Config(model=name, image_size=64), 3).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as if it had been trained
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    folded, images = fold(model), torch.randn(2, 3, 64, 64)
+    left = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert left == [] and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-3)
 
 
 def test_a_beginning_that_rolls_dice_is_cut_before_the_dice():

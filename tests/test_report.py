@@ -46,12 +46,12 @@ def save_run(folder, config, time="2026-01-02T03:04:05+00:00", **metrics):
     folder.mkdir(parents=True)
     counts = {"params": 526090, "trainable": 526090}
     given = {"epochs": 2, "best_epoch": 2, "train_seconds": 61.2, "val": {"accuracy": 0.5}}
-    history = "epoch,seconds,train_loss,val_loss,train_accuracy,val_accuracy\n"
+    history = "epoch,lr,seconds,train_loss,val_loss,train_accuracy,val_accuracy\n"
     files = {
         "config.json": json.dumps(config.model_dump()),
         "metrics.json": json.dumps(counts | given | metrics),
         "status.json": json.dumps({"state": "finished", "time": time}),
-        "history.csv": history + "1,1,2,2.1,.3,.2\n2,1,1.5,1.6,.6,.5\n",
+        "history.csv": history + "1,.1,1,2,2.1,.3,.2\n2,.1,1,1.5,1.6,.6,.5\n",
         "environment.json": json.dumps({
             "device": "A device", "processor": "a processor", "threads": 3, "python": "3.99",
             "packages": {"torch": "9.8.7"}, "commit": "abcdef0",

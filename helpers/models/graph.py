@@ -1,11 +1,14 @@
 """A network's steps as a graph, also where its code branches on what it sees.
 
-Start with `trace`.
+Start with `trace`; `fold` uses it.
 """
 
+import copy
+from collections import Counter
 from collections.abc import Callable
 
 from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 UNFOLLOWED = (fx.proxy.TraceError, TypeError, RuntimeError)  # what code raises that sees no images
@@ -48,3 +51,24 @@ class _Tracer(fx.Tracer):
                 if node not in before:
                     self.graph.erase_node(node)
             return self.create_proxy("call_module", self.path_of_module(module), args, kwargs)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Return a copy of a network in eval mode with batch norms as part of the convolutions before.
+
+    A batch norm in eval mode is a factor and a shift for each channel, which the convolution's own
+    weights and bias can be: (w * x) s + t = (s w) * x + t. Only rounding differs.
+    """
+    model = copy.deepcopy(model)
+    calls = [node for node in trace(model).nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
+    for node in calls:
+        before, norm = node.args[0], model.get_submodule(node.target)
+        if before not in calls or len(before.users) > 1 or times[before.target] > 1:
+            continue
+        conv = model.get_submodule(before.target)
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
+            model.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+            behind = nn.Sequential(*norm.children())  # timm's batch norms bring their activation
+            model.set_submodule(node.target, behind.eval())
+    return model

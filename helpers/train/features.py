@@ -23,7 +23,7 @@ from helpers.data.batches import batches, mix_seeds
 from helpers.data.images import ImageSet, send
 from helpers.files import reserve
 from helpers.models.freezing import BLOCK, train_mode
-from helpers.models.graph import UNFOLLOWED, trace
+from helpers.models.graph import UNFOLLOWED, fold, trace
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
 WORTHWHILE = 0.2  # share of the network's MACs in the frozen beginning
@@ -114,6 +114,7 @@ def compute(
         return None
     beginning, rest, up_to = parts
     model.eval()
+    beginning = fold(beginning)
     sample = normalize(train.take(np.arange(2)), model.mean, model.std).to(device)
     with torch.no_grad():
         if not torch.allclose(rest(beginning(sample)), model(sample), rtol=1e-3, atol=1e-4):
