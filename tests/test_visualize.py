@@ -10,10 +10,11 @@ from torch import nn
 
 from helpers import models
 from helpers.config import Config
+from helpers.visualize import conclusions, saliency
 from helpers.visualize import figures as visualize
-from helpers.visualize import saliency
-from helpers.visualize.guided import describe_rule, feature_maps
+from helpers.visualize.guided import describe_rule, feature_maps, receptive_field
 from helpers.visualize.neurons import Excitations, excitations, first_filters, stages
+from helpers.visualize.receptive_field import window
 from helpers.visualize.saliency import METHODS, explain, gini, guided_logit, randomised, similarity
 
 
@@ -201,6 +202,8 @@ def test_sanity_check_starts_with_the_trained_network(model):
     steps = saliency.sanity_check(model, images, targets, "blocks.4")
     assert next(iter(steps)) == "trained"
     means = saliency.mean_similarities(steps, "gradient")
+    values = saliency.similarities(steps, "gradient")
+    assert values.shape == (len(steps), 2) and means == pytest.approx(list(values.mean(1)))
     assert means[0] == pytest.approx(1) and max(means[1:]) < 0.999
 
 
@@ -237,6 +240,7 @@ def test_figures(model):
     name, weights = first_filters(model)
     last = stages(model, images)[-1]
     found = excitations(model, images, last)
+    early = excitations(model, images, "blocks.1")
     channels = found.choose(10)
     neurons, shown = zip(*map(found.neuron, channels), strict=True)
     shown = list(shown)
@@ -247,12 +251,15 @@ def test_figures(model):
     first_maps = feature_maps(model, images[:1], name)[0]
     figures = {
         "16 filters": visualize.draw_filters(weights, name),
-        "own scale": visualize.draw_filters(weights, name, common_scale=False),
+        "before training": visualize.draw_filters(weights, name, weights / 2),
         "16 outputs": visualize.draw_feature_maps(pixels[0], first_maps, name),
         "blocks.4: 12 maps, 2 × 2": visualize.draw_strongest_maps(
             pixels[0], {s: feature_maps(model, images[:1], s)[0] for s in stages(model, images)}
         ),
         f"channel {channels[0]}": visualize.draw_exciting_images(pixels, found, channels),
+        "10 × 10 pixels": visualize.draw_exciting_images(
+            pixels, early, early.choose(3), receptive_field(model, images, "blocks.1")
+        ),
         "5 ReLU": visualize.draw_guided(
             pixels[shown], gradients, [f"{c}" for c in channels], caption
         ),
@@ -279,3 +286,65 @@ def test_ten_by_one_has_ten_rows():
     assert figure.axes[0].get_gridspec().get_geometry() == (10, 2)
     figure = visualize.draw_guided(pixels, torch.randn(10, 3, 8, 8), list("abcdefghij"), "", rows=2)
     assert figure.axes[0].get_gridspec().get_geometry() == (2, 10)
+
+
+def test_a_frame_shows_what_a_neuron_sees_and_gradients_end_there(model):
+    """Two blocks: 3 + 1 pixels, then 2 * 2 for the convolution and 2 for the pooling: 10 x 10."""
+    images = torch.randn(1, 3, 64, 64)
+    field = receptive_field(model, images, "blocks.1")
+    seen = window(field, (64, 64), 5, 0)
+    assert seen == (slice(5 * 4 - 3, 5 * 4 - 3 + 10), slice(0, 7))  # cut off at the border
+    gradient = visualize.guided_backprop(model, images, "blocks.1", [(2, 5, 0)])[0].abs().sum(0)
+    outside = gradient.clone()
+    outside[seen] = 0
+    assert outside.max() == 0
+    rows, _ = receptive_field(model, images, "blocks.4")
+    assert rows.high - rows.low + 1 == 1 + 3 * (1 + 2 + 4 + 8 + 16)
+    assert window(None, (64, 32), 1, 1) == (slice(0, 64), slice(0, 32))
+
+
+def test_concentration_counts_no_pixel_that_the_neuron_cannot_see():
+    gradients = torch.zeros(2, 3, 8, 8)
+    gradients[0, :, 2:4, 2:4] = 1  # as even as can be, where it can be
+    gradients[1, 0, 3, 3] = 1
+    windows = [(slice(2, 4), slice(2, 4))] * 2
+    assert conclusions.concentrations(gradients, windows) == pytest.approx([0, 0.75])
+
+
+def test_concentration_is_compared_neuron_by_neuron():
+    learned = np.array([0.8, 0.7, 0.9, 0.6])
+    random = learned - np.array([[0.1, 0.2, 0.1, 0.2], [0.1, 0.2, 0.3, 0.0]])
+    mean, low, high = conclusions.compare_concentrations(learned, random)
+    differences = [0.1, 0.2, 0.2, 0.1]
+    assert mean == pytest.approx(np.mean(differences)) and low < mean < high
+    random[:, 0] = np.nan  # an empty picture
+    assert conclusions.compare_concentrations(learned, random)[0] == pytest.approx(0.5 / 3)
+
+
+def test_energy_of_filters():
+    even = torch.tensor([1.0, -2.0, 0.5])[:, None, None].expand(3, 3, 3)
+    edge = torch.tensor([-1.0, 0.0, 1.0]).expand(3, 3, 3)
+    coloured = edge * torch.tensor([1.0, -1.0, 0.0])[:, None, None]
+    shares = conclusions.filter_energy(torch.stack([even, edge, coloured, even + edge]))
+    assert shares[:3] == pytest.approx(np.eye(3), abs=1e-12)
+    energies = even.pow(2).sum().item(), edge.pow(2).sum().item()
+    assert shares[3] == pytest.approx([e / sum(energies) for e in energies] + [0])
+    random = conclusions.filter_energy(torch.randn(4000, 3, 5, 5)).mean(0)
+    assert random == pytest.approx(conclusions.energy_of_chance(5), abs=0.01)
+
+
+def test_selectivity_names_every_class_that_ties():
+    found = excited([[3.0, 0.0], [2.0, 0.0], [1.0, 1.0], [0.0, 2.0], [0.5, 3.0]])
+    names = ["a", "a", "b", "b", "c"]
+    rows = conclusions.selectivity(found, [0, 1], names, most=3)
+    assert rows[0] == (0, 2 / 3, ["a"]) and rows[1] == (1, 2 / 3, ["b"])
+    (tied,) = conclusions.selectivity(found, [0], names, most=4)
+    assert tied == (0, 0.5, ["a"])
+    (tied,) = conclusions.selectivity(found, [1], names, most=2)
+    assert tied == (1, 0.5, ["b", "c"])
+
+
+def test_selectivity_of_chance_is_that_of_two_images():
+    names = ["a", "b"] * 50  # two images are of one class in 49 of 99 cases
+    expected = (49 / 99) * 1 + (50 / 99) * 0.5
+    assert conclusions.selectivity_of_chance(names, 2) == pytest.approx(expected, abs=0.03)

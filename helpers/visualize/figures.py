@@ -13,12 +13,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from helpers.evaluate.figures import GRAY, ORANGE, RED, TEAL, WHITE_TO_TEAL
 from helpers.text import for_figure
 from helpers.visualize.guided import guided_backprop
 from helpers.visualize.neurons import Excitations
-from helpers.visualize.saliency import gini, mean_similarities
+from helpers.visualize.receptive_field import ReceptiveField, window
+from helpers.visualize.saliency import gini, mean_similarities, similarities
 
 __all__ = ["guided_backprop"]
 
@@ -51,25 +53,31 @@ def mosaic(maps: np.ndarray, fill: float = np.nan) -> np.ndarray:
     return result
 
 
-def draw_filters(weights: torch.Tensor, layer: str, common_scale: bool = True) -> Figure:
-    """Draw filters (n, 3, k, k) as images, in a grid; grey is 0.
+def draw_filters(
+    weights: torch.Tensor, layer: str, before: torch.Tensor | None = None
+) -> Figure:
+    """Draw filters (n, 3, k, k) as images, in a grid; beside them those `before` training.
 
-    One scale for all shows which filters are strong; one for each shows what the weak ones do.
+    Grey is 0, and each panel has one scale: what is strong in it is strong in the picture.
     """
     count, _, height, width = weights.shape
-    largest = weights.abs().amax(None if common_scale else (1, 2, 3), keepdim=not common_scale)
-    pictures = (0.5 + weights / (2 * largest.clamp(min=1e-12))).permute(0, 2, 3, 1).numpy()
-    scale = f"one scale, ±{largest.max():.2g}" if common_scale else "each on its own scale"
+    panels = {"after training": weights} if before is None else {
+        "before training": before, "after training": weights,
+    }  # fmt: skip
+    figure = Figure(figsize=(4.6 * len(panels), _height(count, 4.3) + 0.3), layout="constrained")
     factor = max(1, 24 // width)  # or the gap would be as wide as a third of a filter
-    pictures = pictures.repeat(factor, 1).repeat(factor, 2)
-    figure = Figure(figsize=(4.8, _height(count, 4.6)), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(mosaic(pictures, 1.0), interpolation="nearest")
-    _number(axes, count, *pictures.shape[1:3])
+    for axes, (name, filters) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+                                     panels.items(), strict=True):  # fmt: skip
+        largest = filters.abs().max().clamp(min=1e-12)
+        pictures = (0.5 + filters / (2 * largest)).permute(0, 2, 3, 1).numpy()
+        pictures = pictures.repeat(factor, 1).repeat(factor, 2)
+        axes.imshow(mosaic(pictures, 1.0), interpolation="nearest")
+        _number(axes, count, *pictures.shape[1:3])
+        axes.set_xlabel(f"{name}, black and white are ±{largest:.2g}", fontsize=9)
     _title(
         figure,
         f"The {count} filters of {layer}",
-        f"{height} × {width} pixels; grey is 0, {scale}. Row plus column is the channel.",
+        f"{height} × {width} pixels; grey is 0. Row plus column is the channel.",
     )
     return figure
 
@@ -77,13 +85,14 @@ def draw_filters(weights: torch.Tensor, layer: str, common_scale: bool = True) -
 def draw_feature_maps(image: torch.Tensor, maps: torch.Tensor, layer: str) -> Figure:
     """Draw an image (3, H, W) and all maps (C, h, w) of a layer on one scale.
 
-    White is 0; where the layer has negative values, they are orange.
+    White is 0; where the layer has negative values, they are orange. The strongest hundredth of
+    all values has the full colour, or a few of them would wash out the others.
     """
     count, height, width = maps.shape
     figure = Figure(figsize=(9, _height(count, 5.6)), layout="constrained")
     left, axes = figure.subplots(1, 2, width_ratios=(1, 3))
     _show(left, image, "the image")
-    most = maps.abs().max().item() or 1.0
+    most = maps.abs().flatten().float().quantile(0.99).item() or 1.0
     signed = (maps.min() < 0).item()
     least, colors = (-most, SIGNED) if signed else (0, WHITE_TO_TEAL)
     shown = axes.imshow(mosaic(maps.cpu().numpy()), colors, vmin=least, vmax=most)
@@ -94,7 +103,8 @@ def draw_feature_maps(image: torch.Tensor, maps: torch.Tensor, layer: str) -> Fi
     _title(
         figure,
         f"The {count} outputs of {layer}",
-        f"{height} × {width} values each, one scale for all. Row plus column is the channel.",
+        f"{height} × {width} values each, one scale for all; the largest 1 % have the full colour. "
+        "Row plus column is the channel.",
     )
     return figure
 
@@ -133,9 +143,16 @@ def draw_strongest_maps(
 
 
 def draw_exciting_images(
-    images: torch.Tensor, excited: Excitations, channels: list[int], most: int = 8
+    images: torch.Tensor,
+    excited: Excitations,
+    channels: list[int],
+    field: ReceptiveField | None = None,
+    most: int = 8,
 ) -> Figure:
-    """Draw the images that excite each channel most, a row a channel, strongest first."""
+    """Draw the images that excite each channel most, a row a channel, strongest first.
+
+    A frame shows what the excited neuron sees of an image, where `field` is known and smaller.
+    """
     most = min(most, len(images))
     figure = Figure(figsize=(1.15 * most + 0.6, 1.32 * len(channels) + 0.5), layout="constrained")
     grid = figure.subplots(len(channels), most, squeeze=False)
@@ -143,11 +160,16 @@ def draw_exciting_images(
         best = excited.values[:, channel].topk(most)
         for axes, value, index in zip(row, best.values, best.indices, strict=True):
             _show(axes, images[index])
+            place = excited.rows[index, channel].item(), excited.columns[index, channel].item()
+            _box(axes, images[index], window(field, tuple(images.shape[2:]), *place))
             axes.set_xlabel(f"{value:.2f}", fontsize=7.5, color=GRAY, labelpad=2)
         row[0].set_ylabel(f"channel {channel}", fontsize=8.5)
     caption = (
         f"Of {len(images)} images, strongest first; the number is the channel's largest output."
     )
+    if field is not None:
+        sides = " × ".join(str(axis.high - axis.low + 1) for axis in field)
+        caption += f" Frame: what that neuron sees, {sides} pixels and the image's border."
     _title(figure, f"The images that excite {excited.layer} most", caption)
     return figure
 
@@ -159,11 +181,13 @@ def draw_guided(
     caption: str,
     rows: int = 2,
     title: str = "Guided gradients",
+    windows: list[tuple[slice, slice]] | None = None,
 ) -> Figure:
     """Draw K images and the gradient of a neuron beside each, in `rows` rows.
 
     `gradients` (K, 3, H, W) are shown in colour, grey is 0, each to its own largest value (99.8 %
-    quantile); the Gini coefficient of their absolute value says how concentrated each is.
+    quantile); the Gini coefficient of their absolute value says how concentrated each is within
+    its window, what the neuron sees of the image: all of it where `windows` is not given.
     """
     columns = math.ceil(len(images) / rows)
     size = 1.25 if columns > 1 else 1.7
@@ -173,16 +197,28 @@ def draw_guided(
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    concentration = gini(gradients.abs().sum(1))
+    windows = windows or [(slice(None), slice(None))] * len(images)
     for i, (image, gradient) in enumerate(zip(images, gradients, strict=True)):
         left, right = grid[i // columns, 2 * (i % columns) :][:2]
         _show(left, image)
+        _box(left, image, windows[i])
         largest = gradient.abs().flatten().quantile(0.998).clamp(min=1e-12)
         _show(right, (0.5 + gradient / (2 * largest)).clamp(0, 1))
         left.set_title(for_figure(names[i]), loc="left", fontsize=8, pad=3)
-        _measure(right, concentration[i])
+        _measure(right, gini(gradient.abs().sum(0)[windows[i]]))
     _title(figure, title, f"{caption} Grey is 0, each gradient on its own scale.")
     return figure
+
+
+def _box(axes: Axes, image: torch.Tensor, seen: tuple[slice, slice]) -> None:
+    """Frame a window of an image, unless it is the whole image."""
+    (top, bottom, _), (left, right, _) = (
+        side.indices(length) for side, length in zip(seen, image.shape[1:], strict=True)
+    )
+    if (bottom - top, right - left) != tuple(image.shape[1:]):
+        corner, width, height = (left - 0.5, top - 0.5), right - left, bottom - top
+        for color, weight in ("white", 2.4), (ORANGE, 1.2):
+            axes.add_patch(Rectangle(corner, width, height, fill=False, color=color, lw=weight))
 
 
 def draw_comparison(
@@ -236,6 +272,11 @@ def draw_sanity_check(
             if column == 1:
                 axes.set_ylabel(_wrapped(method), fontsize=8.5, color=color)
         means = mean_similarities(steps, method)
+        spread = np.array([
+            np.nanquantile(values, (0.25, 0.75)) if np.isfinite(mean) else (np.nan, np.nan)
+            for values, mean in zip(similarities(steps, method), means, strict=True)
+        ])  # fmt: skip
+        curve.fill_between(range(len(means)), *spread.T, color=color, alpha=0.15, lw=0)
         curve.plot(range(len(means)), means, "o-", color=color, ms=4, label=method)
     curve.set_xlim(-0.5, len(steps) - 0.5)
     curve.set_ylim(min(-0.05, curve.get_ylim()[0]), 1.05)
@@ -248,8 +289,8 @@ def draw_sanity_check(
         figure,
         "Does the picture depend on what was learned?",
         "From left to right the weights are made random from the output down to the layer named. "
-        f"Curves: mean over {len(edges)} images; pictures: the first, each on its own "
-        "scale. A curve ends where most pictures are flat.",
+        f"Curves: mean over {len(edges)} images, shaded their middle half; pictures: the first "
+        "image, each on its own scale. A curve ends where most images have an empty picture.",
     )
     return figure
 
@@ -275,7 +316,7 @@ def _heat(axes: Axes, picture: torch.Tensor, title: str | None = None) -> None:
 
 
 def _measure(axes: Axes, value: torch.Tensor) -> None:
-    text = "flat" if value.isnan() else f"Gini {value:.2f}"
+    text = "empty" if value.isnan() else f"Gini {value:.2f}"
     axes.set_xlabel(text, fontsize=7.5, color=GRAY, labelpad=2)
 
 

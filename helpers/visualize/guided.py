@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from helpers.config import did_you_mean
-from helpers.visualize.receptive_field import Trace
+from helpers.visualize.receptive_field import ReceptiveField, Trace
 
 RECTIFIERS = {"relu": "ReLU", "relu6": "ReLU6", "threshold": "threshold", "clamp": "clamp(min=0)"}
 OTHERS = {
@@ -129,6 +129,12 @@ def guided_backprop(
         for whole, part, top, left in zip(result, gradients, tops, lefts, strict=True):
             whole[:, top : top + height, left : left + width] = part
     return result
+
+
+def receptive_field(model: nn.Module, images: torch.Tensor, layer: str) -> ReceptiveField | None:
+    """Return which pixels the neurons of a layer see, None where not all layers are local."""
+    with prepared(model, images[:1]) as images, Trace(images) as trace, torch.no_grad():
+        return trace.field_of(_run_to(model, images, layer)[0])
 
 
 def describe_rule(model: nn.Module, images: torch.Tensor, layer: str) -> str:

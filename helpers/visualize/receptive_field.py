@@ -33,6 +33,11 @@ class Axis:
         low, high = self.low - before * self.jump, self.high + (reach - before) * self.jump
         return Axis(self.jump * stride, low, high)
 
+    def span(self, size: int, index: int) -> slice:
+        """Return which pixels of an image of `size` pixels a neuron sees."""
+        first, last = (index * self.jump + end for end in (self.low, self.high))
+        return slice(max(0, first), min(size - 1, last) + 1)
+
     def crop(self, size: int, indices: list[int]) -> tuple[int, list[int]]:
         """Return the shortest length, and a start for each neuron, of crops that change nothing.
 
@@ -40,8 +45,8 @@ class Axis:
         image of `size` pixels: the crop holds all it sees, keeps the strides aligned, and ends at
         the image's border wherever the neuron sees the padding.
         """
-        first = [max(0, i * self.jump + self.low) for i in indices]
-        last = [min(size - 1, i * self.jump + self.high) for i in indices]
+        spans = [self.span(size, i) for i in indices]
+        first, last = [span.start for span in spans], [span.stop - 1 for span in spans]
         for steps in reversed(range((size - 1) // self.jump + 1)):
             length = size - steps * self.jump
             starts = [min(pixel // self.jump, steps) * self.jump for pixel in first]
@@ -51,6 +56,15 @@ class Axis:
 
 
 ReceptiveField = tuple[Axis, Axis]  # rows, columns
+
+
+def window(
+    field: ReceptiveField | None, size: tuple[int, int], row: int, column: int
+) -> tuple[slice, slice]:
+    """Return the rows and columns of an image that a neuron sees: all where that is not known."""
+    if field is None:
+        return slice(0, size[0]), slice(0, size[1])
+    return field[0].span(size[0], row), field[1].span(size[1], column)
 
 
 class Trace(TorchFunctionMode):

@@ -156,14 +156,18 @@ def sanity_check(
     return steps
 
 
-def mean_similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) -> list[float]:
-    """Return the mean rank correlation of each step's maps with the trained network's.
+def similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) -> np.ndarray:
+    """Return the rank correlation of each step's maps with the trained network's (steps, N).
 
-    A flat map has none and is left out; NaN where half of the maps are flat.
+    NaN where one of the two maps is the same everywhere.
     """
     trained = steps["trained"][method]
-    pairs = [similarity(trained, maps[method]) for maps in steps.values()]
+    return np.array([similarity(trained, maps[method]) for maps in steps.values()])
+
+
+def mean_similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) -> list[float]:
+    """Return the mean of each step's `similarities`, NaN where half of the maps have none."""
     return [
         float(np.nanmean(values)) if np.isfinite(values).mean() > 0.5 else math.nan
-        for values in pairs
+        for values in similarities(steps, method)
     ]

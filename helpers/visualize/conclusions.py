@@ -1,0 +1,86 @@
+"""What can be concluded from filters, neurons and gradients, as plain values."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from helpers.evaluate.intervals import mean_and_interval
+from helpers.visualize.neurons import Excitations
+from helpers.visualize.saliency import gini
+
+KINDS = "one even colour", "edges of grey", "edges of colour"
+
+
+def filter_energy(weights: torch.Tensor) -> np.ndarray:
+    """Divide each filter's (n, 3, k, k) sum of squares among `KINDS`: shares (n, 3).
+
+    A filter is its mean in each colour, plus what the colours have in common of the rest, plus
+    what they have not; the three are orthogonal.
+    """
+    weights = weights.double()
+    even = weights.mean((2, 3), keepdim=True).expand_as(weights)
+    grey = (weights - even).mean(1, keepdim=True).expand_as(weights)
+    parts = torch.stack([even, grey, weights - even - grey], 1)
+    energy = parts.pow(2).sum((2, 3, 4))
+    return (energy / energy.sum(1, keepdim=True)).numpy()
+
+
+def energy_of_chance(size: int) -> np.ndarray:
+    """Return the shares of `KINDS` that random filters of k x k have on average."""
+    dimensions = np.array([3, size**2 - 1, 2 * (size**2 - 1)])
+    return dimensions / dimensions.sum()
+
+
+def concentrations(gradients: torch.Tensor, windows: list[tuple[slice, slice]]) -> np.ndarray:
+    """Return how concentrated (Gini) gradients (K, 3, H, W) are, each within its own window.
+
+    Outside of its receptive field a neuron's gradient is 0 for any weights, which says nothing.
+    """
+    sizes = gradients.abs().sum(1)
+    return np.array([gini(size[seen]).item() for size, seen in zip(sizes, windows, strict=True)])
+
+
+def compare_concentrations(learned: np.ndarray, random: np.ndarray) -> tuple[float, float, float]:
+    """Return how much more concentrated K pictures are than those of R random networks (R, K).
+
+    The mean over neurons of each one's difference from its mean over random networks, with the
+    ends of its 95 % interval. Pictures that are empty are left out.
+    """
+    known = np.isfinite(learned) & np.isfinite(random).any(0)
+    return mean_and_interval(learned[known] - np.nanmean(random[:, known], 0))
+
+
+class Selectivity(NamedTuple):
+    """Which classes the images that excite a channel most are of.
+
+    `share` (0 to 1) is that of the commonest class, or of each of the `classes` that tie.
+    """
+
+    channel: int
+    share: float
+    classes: list[str]
+
+
+def selectivity(
+    excited: Excitations, channels: list[int], names: list[str], most: int = 8
+) -> list[Selectivity]:
+    """Say of each channel which class, or classes, its `most` favourite images are of."""
+    most = min(most, len(names))
+    rows = []
+    for channel in channels:
+        favourites = excited.values[:, channel].topk(most).indices.tolist()
+        kinds = [names[index] for index in favourites]
+        times = max(map(kinds.count, kinds))
+        commonest = sorted({kind for kind in kinds if kinds.count(kind) == times})
+        rows.append(Selectivity(channel, times / most, commonest))
+    return rows
+
+
+def selectivity_of_chance(names: list[str], most: int = 8, seed: int = 0) -> float:
+    """Return the mean share of the commonest class in `most` images drawn at random."""
+    rng = np.random.default_rng(seed)
+    _, labels = np.unique(names, return_inverse=True)
+    most = min(most, len(labels))
+    draws = [np.bincount(rng.choice(labels, most, replace=False)).max() for _ in range(1000)]
+    return float(np.mean(draws) / most)
