@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from helpers.config import Config
 from helpers.runs import NO_EFFECT, Run
-from helpers.sweep import figures
+from helpers.sweep import figures, findings
 from helpers.sweep.findings import Comparison, compare, importance, plan, varied
 
 
@@ -188,3 +188,36 @@ def test_panels_draw_what_is_in_the_folders(grid, write):
 def test_panels_take_a_single_run(write):
     for draw in (figures.by_time, figures.parallel_coordinates, figures.importance_table):
         draw([write([0.2], seed=abs(hash(draw)) % 1000)]).canvas.draw()
+
+
+def test_interaction_is_the_difference_of_differences(write):
+    """Batch norm adds .3 with the large rate and .1 with the small one."""
+    noise = iter([0.0, 0.01, -0.01, 0.005, 0.0, -0.005, 0.01, 0.0, 0.002, -0.002, 0.0, 0.004])
+    runs = [
+        write([0.3 + (0.3 if lr > 0.001 else 0.1) * norm + next(noise)], batch_norm=norm, lr=lr,
+              seed=seed)
+        for seed in range(3) for norm in (True, False) for lr in (0.0001, 0.01)
+    ]  # fmt: skip
+    runs.append(write([0.9], batch_norm=True, lr=0.0001, dropout=0.3))  # in no square of four
+    found = next(
+        x for x in findings.interactions(runs) if {x.first, x.second} == {"batch_norm", "lr"}
+    )
+    assert found.squares == 3 and found.is_evidence
+    assert found.mean == pytest.approx(0.2, abs=0.02) and found.low < found.mean < found.high
+    assert isinstance(figures.interaction(runs, "batch_norm", "lr"), Figure)
+
+
+def test_no_square_is_no_interaction(write):
+    runs = [write([0.3], batch_norm=norm, dropout=d) for norm, d in [(True, 0.0), (False, 0.2)]]
+    (found,) = findings.interactions(runs)
+    assert found.squares == 0 and not found.is_evidence
+
+
+def test_a_search_is_compared_with_every_random_order():
+    """Of four values in a random order, the largest comes first in 1 of 4, last in 1 of 4."""
+    pool = [0.1, 0.1, 0.1, 0.9]
+    best, chance = findings.search_against_random([0.9, 0.1], pool)
+    assert best.shape == (10_000, 2) and chance == pytest.approx(1 / 4, abs=0.02)
+    assert best[:, 1].mean() == pytest.approx(0.5 * 0.9 + 0.5 * 0.1, abs=0.02)
+    assert findings.search_against_random([0.1, 0.1], pool)[1] == 1
+    assert isinstance(figures.against_random([0.9, 0.1], best), Figure)

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
 from helpers.runs import Run, shorten, varied
@@ -45,6 +45,58 @@ def by_time(runs: list[Run], metric: str = "val_accuracy") -> Figure:
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    return figure
+
+
+def against_random(values: list[float], random: np.ndarray) -> Figure:
+    """Draw a search's best so far (larger is better) beside that of random choices (draws, n).
+
+    The band holds the middle 90 % of the draws.
+    """
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    numbers = np.arange(1, len(values) + 1)
+    low, high = np.quantile(random, (0.05, 0.95), axis=0)
+    axes.fill_between(numbers, low, high, color="#e4e7e8", label="random choice, 90 % of cases")
+    axes.plot(numbers, random.mean(0), color=GRAY, lw=1.5, label="random choice, mean")
+    axes.plot(numbers, np.maximum.accumulate(values), color=ORANGE, lw=2, label="the search")
+    axes.plot(numbers, values, "o", color=TEAL, ms=5, label="its runs")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="runs", ylabel="best so far")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0,
+                fontsize=9)  # fmt: skip
+    return figure
+
+
+def interaction(runs: list[Run], first: str, second: str, metric: str = "val_accuracy") -> Figure:
+    """Draw what one parameter does at each value of another: dots are runs, lines their means.
+
+    Lines that are not parallel are an interaction.
+    """
+    values = varied(runs)
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    others = values[second]
+    for number, (other, color) in enumerate(zip(others, (TEAL, ORANGE, GREEN, RED), strict=False)):
+        chosen = [run for run in runs if getattr(run.config, second) == other]
+        groups = [
+            [value_of(run, metric) for run in chosen if getattr(run.config, first) == value]
+            for value in values[first]
+        ]
+        for place, group in enumerate(groups):
+            x = np.full(len(group), place + 0.04 * (number - (len(others) - 1) / 2))
+            axes.plot(x, group, "o", color=color, ms=5, alpha=0.5, mew=0)
+        means = [np.mean(group) if group else np.nan for group in groups]
+        axes.plot(range(len(means)), means, "o-", color=color, lw=2, ms=8, mec="white",
+                  label=f"{_readable(second)} {shorten(other)}")  # fmt: skip
+    axes.set_xticks(range(len(values[first])), [shorten(value) for value in values[first]])
+    axes.set(xlabel=_readable(first), ylabel=_readable(metric))
+    axes.set_xlim(-0.4, len(values[first]) - 0.6)
+    if metric.endswith("accuracy"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     return figure
 
 

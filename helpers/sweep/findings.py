@@ -80,6 +80,67 @@ def compare(runs: list[Run], metric: str = "val_accuracy") -> list[Comparison]:
     return comparisons
 
 
+@dataclass(frozen=True)
+class Interaction:
+    """How much more one parameter's change brings where another one is changed, too.
+
+    `mean` and its 95 % interval are of (both - second alone) - (first alone - neither), over
+    `squares` of four runs that are equal in all else; nan where there are none.
+    """
+
+    first: str
+    second: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    squares: int
+
+    @property
+    def is_evidence(self) -> bool:
+        """Say whether the interval leaves out 0."""
+        return verdict(self.low, self.high) != NO_EVIDENCE
+
+
+def interactions(runs: list[Run], metric: str = "val_accuracy") -> list[Interaction]:
+    """Compare, for every two parameters of two values each, the effect of one in both others.
+
+    Those with a square come first, the largest mean on top.
+    """
+    two = {name: values for name, values in varied(runs).items() if len(values) == 2}
+    found = []
+    for (first, values), (second, others) in itertools.combinations(two.items(), 2):
+        groups: dict[str, dict] = defaultdict(dict)
+        for run in runs:
+            rest = json_of(run.config.model_dump(exclude=NO_EFFECT | {first, second}))
+            place = (values.index(getattr(run.config, first)),
+                     others.index(getattr(run.config, second)))  # fmt: skip
+            groups[rest][place] = value_of(run, metric)
+        differences = [
+            (group[1, 1] - group[0, 1]) - (group[1, 0] - group[0, 0])
+            for group in groups.values()
+            if len(group) == 4
+        ]
+        interval = mean_and_interval(np.array(differences))
+        found.append(Interaction(first, second, metric, *interval, len(differences)))
+    return sorted(found, key=lambda x: -abs(x.mean) if x.squares else 0)
+
+
+def search_against_random(
+    searched: list[float], pool: list[float], draws: int = 10_000
+) -> tuple[np.ndarray, float]:
+    """Compare a search, its values in order (larger is better), with random choices of a pool.
+
+    Returns the best so far of random orders (draws, n), and the share of them whose mean over the
+    n runs is at least that of the search: how often chance alone would have been as quick.
+    """
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.tile(pool, (draws, 1)), axis=1)[:, : len(searched)]
+    best = np.maximum.accumulate(orders, axis=1)
+    reached = np.maximum.accumulate(searched).mean()
+    return best, float((best.mean(1) >= reached - 1e-12).mean())
+
+
 def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:
     """Return the configurations to train so that every parameter gets `pairs` pairs.
 
