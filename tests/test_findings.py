@@ -221,3 +221,13 @@ def test_a_search_is_compared_with_every_random_order():
     assert best[:, 1].mean() == pytest.approx(0.5 * 0.9 + 0.5 * 0.1, abs=0.02)
     assert findings.search_against_random([0.1, 0.1], pool)[1] == 1
     assert isinstance(figures.against_random([0.9, 0.1], best), Figure)
+
+
+def test_lines_of_parallel_coordinates_never_meet_on_an_axis(grid):
+    lines = [
+        patch.get_path().vertices for patch in figures.parallel_coordinates(grid).axes[0].patches
+    ]
+    parameters = len(varied(grid))
+    for column in range(parameters):
+        heights = sorted(line[3 * column][1] for line in lines)
+        assert min(np.diff(heights)) > 0.005 and heights[0] >= 0 and heights[-1] <= 1

@@ -121,8 +121,8 @@ def parallel_coordinates(runs: list[Run], metric: str = "val_accuracy") -> Figur
         for share, v in zip((0, 0.5, 1), np.linspace(norm.vmin, norm.vmax, 3), strict=True)
     ]
     _draw_axis(axes, len(parameters), metric, ticks)
-    rng = np.random.default_rng(0)
-    places[:, :-1] += rng.uniform(-0.012, 0.012, places[:, :-1].shape)  # equal lines stay visible
+    for column in range(len(parameters)):
+        _fan_out(places[:, column], values)
     for row in np.argsort(better * values, kind="stable"):  # the best on top
         share = places[row, -1] if better == 1 else 1 - places[row, -1]
         color = GRAY_TO_ORANGE(share)
@@ -221,6 +221,22 @@ def _draw_axis(axes, column: int, name: str, ticks: list[tuple[float, str]]) -> 
         else:
             axes.text(column + 0.05, place, text, fontsize=8, va="center", color="#333", zorder=4,
                       bbox=box)  # fmt: skip
+
+
+def _fan_out(places: np.ndarray, values: np.ndarray) -> None:
+    """Spread lines that meet at a place, in the order of their values, so that none covers another.
+
+    They take less than a third of the way to the next place.
+    """
+    known = np.unique(places.round(6))
+    width = min(0.2, 0.3 * np.diff(known).min()) if len(known) > 1 else 0.2
+    for place in known:
+        here = np.flatnonzero(np.isclose(places, place, atol=1e-6))
+        order = here[np.argsort(values[here], kind="stable")]
+        places[order] += np.linspace(-width / 2, width / 2, len(here)) if len(here) > 1 else 0
+    if np.ptp(places) > 1:  # back onto the axis
+        places -= places.min()
+        places /= places.max()
 
 
 def _curve(heights: np.ndarray) -> Path:
