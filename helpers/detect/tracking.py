@@ -130,6 +130,7 @@ class Tracker:
         self.time = time
         for track in self.tracks:
             track.box = track.box + track.velocity * step
+            track.box[2:] = np.maximum(track.box[:2], track.box[2:])  # what leaves may shrink away
         is_vehicle = np.array([label in self.classes for label in found.labels], bool)
         is_strong = is_vehicle & (found.scores >= self.start_score)
         rest = np.flatnonzero(is_strong)

@@ -91,7 +91,7 @@ class Writer:
         self.container = av.open(str(path), "w", options={"movflags": "+faststart"})
         self.stream = self.container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001),
-            options={"crf": "22", "preset": "veryfast"})
+            options={"crf": "24", "preset": "ultrafast"})  # a third of the time, twice the size
         self.pad = ((0, height % 2), (0, width % 2), (0, 0))  # H.264 wants even sides
         self.stream.width, self.stream.height = width + width % 2, height + height % 2
         self.stream.pix_fmt = "yuv420p"
