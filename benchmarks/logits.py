@@ -23,9 +23,9 @@ from helpers.train import fine_tune
 WAYS = {
     "usual head": {"dropout": 0.0},
     "ReLU on the logits": {"logits_activation": "relu"},
-    "ReLU, dropout .2 on the logits": {"logits_activation": "relu", "logits_dropout": 0.2},
     "ReLU, dropout .5 on the logits": {"logits_activation": "relu", "logits_dropout": 0.5},
     "dropout .5 before the last layer": {"dropout": 0.5},
+    "ReLU, dropout .2 on the logits": {"logits_activation": "relu", "logits_dropout": 0.2},
 }
 
 

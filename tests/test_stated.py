@@ -124,7 +124,7 @@ def test_every_result_of_r2_is_in_a_row():
 def test_every_number_is_in_a_row_or_explained(report):
     explained = yaml.safe_load((EXPERIMENTS / "not_in_rows.yaml").read_text(encoding="utf-8"))
     there = {value for value, _ in numbers_in(text_of(report))}
-    rows = [row for row in ROWS if row.report == report]
+    rows = [row for row in ROWS if row.report == report and row.section]  # not those of our own
     known = {digits_of(figure) for row in rows for figure in row.stated.values()}
     for row in rows:
         known |= set(leaves([row.parameters, row.grid]))
