@@ -9,12 +9,15 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import ROOT
+from helpers.files import read_json
+from helpers.text import LONGEST, abridge, for_terminal
 
 DATASETS = ("tiny_nature", "tiny_species", "nature_12k", "caltech101", "cub200", "scenes15")
 AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the strength is)
@@ -40,6 +43,10 @@ FREEZING = {  # strategy: what it means; a new head is always trained
 }
 
 
+MOST = 1_000_000  # epochs, steps, images a step, filters, units: more is a slip of the hand
+NAME = re.compile(r"[^\W](?:[\w .,+=@()-]{0,98}[\w)])?")  # fit for a folder, and for wandb
+
+
 class ConfigError(ValueError):
     """A parameter that cannot work; the message is one sentence that names it and the way out."""
 
@@ -49,7 +56,7 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=MOST)
     lr: float | None = Field(None, gt=0, le=100)  # None: the run's own
     freeze: str | None = None  # None: the run's own
 
@@ -112,15 +119,15 @@ class Config(BaseModel):
     step_size: int = Field(1, ge=1)  # epochs between two drops of the step schedule
     gamma: float = Field(0.1, gt=0, le=1)  # factor of the step and plateau schedules
     plateau_patience: int = Field(2, ge=0)  # epochs without improvement before a drop
-    batch_size: int = Field(32, ge=1)
-    epochs: int = Field(20, ge=1)
-    steps_per_epoch: int | None = Field(None, ge=1)  # None: every image once
-    val_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1, le=MOST)
+    epochs: int = Field(20, ge=1, le=MOST)
+    steps_per_epoch: int | None = Field(None, ge=1, le=MOST)  # None: every image once
+    val_steps: int | None = Field(None, ge=1, le=MOST)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     early_stopping: int = Field(0, ge=0)  # epochs without improvement before stopping; 0: never
     monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"  # chooses the best epoch
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     # Keeping
     name: str = ""  # of the run's folder; empty: made from the parameters
@@ -131,23 +138,29 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_sentence(error.errors()[0], values)) from None
+            sentence = _sentence(error.errors()[0], values)
+            raise ConfigError(abridge(for_terminal(sentence), LONGEST)) from None
 
     @classmethod
-    def from_parameters(cls, namespace: dict, also: tuple[str, ...] = (), **fixed) -> "Config":
+    def from_parameters(cls, namespace: dict, also: Iterable[str] = (), **fixed) -> "Config":
         """Read a notebook's parameters from its `globals()`.
 
         Every name assigned in the last annotated parameters cell, or in the cell that papermill
         injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
-        Outside a notebook, every plain value of `namespace` counts. `fixed` adds fields.
+        Those must have the type that they are annotated with, and where `also` is a dict, lie
+        between the two ends that it gives for a name. Outside a notebook, every plain value of
+        `namespace` counts. `fixed` adds fields.
         """
-        names = _parameter_names(namespace)
-        return cls(**{name: namespace[name] for name in names if name not in also}, **fixed)
+        types = _parameter_types(namespace)
+        ends = also if isinstance(also, dict) else dict.fromkeys(also)
+        for name in types.keys() & ends.keys():
+            _check_own(name, namespace[name], types[name], ends[name])
+        return cls(**{name: namespace[name] for name in types if name not in ends}, **fixed)
 
     @classmethod
     def load(cls, path: Path | str) -> "Config":
         """Read a configuration from a JSON file."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls(**read_json(Path(path), dict, "it should hold parameters by name"))
 
     def replace(self, **changes) -> "Config":
         """Return a copy with some parameters changed, checked again."""
@@ -210,6 +223,11 @@ class Config(BaseModel):
                 f"dataset '{self.dataset}' is not known{did_you_mean(self.dataset, DATASETS)}; "
                 f"choose one of {', '.join(DATASETS)}, or folder:PATH for your own images"
             )
+        if self.name and not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name '{abridge(self.name, 60)}' cannot be a run's: it should be up to 100 "
+                f"letters, digits, spaces and .,+=@()-_, no path (runs_root is for that)"
+            )
         for entry in self.augment:
             parse_augmentation(entry)
         for strategy in [self.freeze, *(stage.freeze for stage in self.stages if stage.freeze)]:
@@ -238,8 +256,9 @@ class Config(BaseModel):
             value = getattr(self, name)
             if isinstance(value, list) and name != "dense" and len(value) != 5:
                 raise ValueError(f"{name} lists {len(value)} values: give one or five")
-            if min(value if isinstance(value, list) else [value], default=1) < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+            values = value if isinstance(value, list) else [value]
+            if min(values, default=1) < 1 or max(values, default=1) > MOST:
+                raise ValueError(f"{name} must be at least 1 and at most {MOST:,}, not {value}")
         before = self.image_size
         for block, (kernel, (convolved, pooled)) in enumerate(
             zip(self.kernel_list, self.feature_sizes, strict=True), start=1
@@ -300,42 +319,63 @@ def did_you_mean(name: str, known) -> str:
     return f", did you mean '{close[0]}'?" if close else ""
 
 
-def _parameter_names(namespace: dict) -> list[str]:
-    """Names assigned in the last annotated cell and in papermill's cell after it."""
+def _parameter_types(namespace: dict) -> dict[str, str]:
+    """Names assigned in the last annotated cell and in papermill's after it, with annotations."""
     names: list[str] = []
+    types: dict[str, str] = {}
     if "In" not in namespace:
         plain = (bool, int, float, str, list, dict, type(None))
-        return [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
+        names = [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
+        return dict.fromkeys(names, "")
     for source in reversed(namespace["In"]):
         try:
             statements = ast.parse(source).body
         except SyntaxError:  # a cell with IPython magic
             continue
-        annotated = any(isinstance(node, ast.AnnAssign) for node in statements)
+        annotated = [node for node in statements if isinstance(node, ast.AnnAssign)]
+        types |= {node.target.id: ast.unparse(node.annotation) for node in annotated}
         if annotated or source.startswith("# Parameters"):
             for node in statements:
                 targets = getattr(node, "targets", [getattr(node, "target", None)])
                 names += [target.id for target in targets if isinstance(target, ast.Name)]
         if annotated:
             break
-    return [name for name in dict.fromkeys(names) if name in namespace]
+    return {name: types.get(name, "") for name in dict.fromkeys(names) if name in namespace}
+
+
+def _check_own(name: str, value: object, kind: str, ends: tuple[float, float] | None) -> None:
+    """Compare a notebook's own parameter with its annotation and its smallest and largest value."""
+    shown = f"{name} = {abridge(for_terminal(repr(value)), 60)} is not possible"
+    given = type(value).__name__
+    if kind and given != kind and (given, kind) != ("int", "float"):
+        words = {"int": "a whole number", "float": "a number", "str": "text", "list": "a list",
+                 "bool": "True or False"}  # fmt: skip
+        raise ConfigError(f"{shown}: it should be {words.get(kind, kind)}")
+    if ends and not ends[0] <= value <= ends[1]:
+        raise ConfigError(f"{shown}: it should be from {ends[0]:,} to {ends[1]:,}")
 
 
 def _sentence(error: dict, values: dict) -> str:
     """Turn pydantic's first error into one sentence."""
     name = str(error["loc"][0]) if error["loc"] else ""
+    value = values.get(name)
+    if len(error["loc"]) > 1 and isinstance(error["loc"][1], int):  # in a list
+        field = ".".join(map(str, error["loc"][2:]))
+        if error["type"] == "extra_forbidden":
+            known = did_you_mean(field, Stage.model_fields)
+            return f"unknown field '{field}' in {name} {known or list(Stage.model_fields)}"
+        name, value = " ".join(filter(None, (field, "in", name))), error["input"]
     if error["type"] == "extra_forbidden":
         return f"unknown parameter '{name}'" + (
             did_you_mean(name, Config.model_fields) or "; helpers/config.py lists all parameters"
         )
     if not name:
         return error["msg"].removeprefix("Value error, ")
-    value = values[name]
     if isinstance(value, str) and value.lstrip().startswith("["):
-        return f"{name} = '{value}' is text: papermill takes lists by -y '{name}: {value}'"
+        return f"{name} = '{abridge(value, 60)}' is text: papermill takes lists by -y '{name}: ...'"
     if error["type"] == "literal_error" and isinstance(value, str):
         known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         hint = did_you_mean(value, known)
         return f"{name} = '{value}' is not possible{hint}; choose one of {', '.join(known)}"
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{name} = {value!r} is not possible: it should be {wanted}"
+    return f"{name} = {abridge(repr(value), 80)} is not possible: it should be {wanted}"

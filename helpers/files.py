@@ -19,7 +19,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from helpers.text import for_terminal, reason, shorten
+from helpers.text import abridge, for_terminal, reason
 
 UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.unfinished")  # of what, and by which process
 CHECKSUM = "checksum"  # the key of a JSON file's own
@@ -118,7 +118,7 @@ def naming_the_disk(path: Path) -> Iterator[None]:
         why = "is full" if number in FULL else f"does not allow it ({os.strerror(number)})"
         way = "free some room there" if number in FULL else "choose another folder"
         raise CannotWrite(
-            f"{shorten(str(path), 150)} cannot be written, because its disk {why}: {way} and start "
+            f"{abridge(str(path), 150)} cannot be written, because its disk {why}: {way} and start "
             f"again; what was there before is unchanged"
         ) from None
 
@@ -192,6 +192,6 @@ def _adapter(kind: Any) -> TypeAdapter:
 def damaged(path: Path, trouble: str, way_out: str) -> DamagedFile:
     """Return the error that names a file, its trouble and the way out, in one sentence."""
     return DamagedFile(
-        f"{shorten(for_terminal(path), 110)} is damaged ({shorten(for_terminal(trouble), 80)}): "
+        f"{abridge(for_terminal(path), 110)} is damaged ({abridge(for_terminal(trouble), 80)}): "
         f"{way_out}"
     )

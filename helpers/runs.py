@@ -5,18 +5,121 @@ environment.json, status.json.
 """
 
 import csv
+import hashlib
 import io
 import json
-import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from helpers import ROOT
 from helpers.config import Config, ConfigError
+from helpers.files import (
+    DamagedFile,
+    damaged,
+    naming_the_disk,
+    read_json,
+    remove_leftovers,
+    whole,
+    write_atomically,
+    write_json,
+)
+from helpers.text import abridge, reason
+
+START_AGAIN = "delete it and start the run again, which continues from what is whole"
+TRAIN_AGAIN = "start the same training again, which sets it aside and goes on"
+OPEN = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
+
+
+class Status(TypedDict):
+    """status.json."""
+
+    __pydantic_config__ = OPEN
+    state: Literal["running", "finished", "interrupted", "failed"]
+    time: str
+    reason: NotRequired[str]
+    epoch: NotRequired[int]
+    stopped_at: NotRequired[int]
+    history: NotRequired[str]  # history.csv's checksum, of a finished run
+
+
+class Figures(TypedDict):
+    """What was measured on one split."""
+
+    __pydantic_config__ = OPEN
+    loss: float
+    accuracy: float
+
+
+class Opened(TypedDict):
+    """How often and when the test set was opened."""
+
+    count: int
+    first: str
+    last: str
+
+
+class Metrics(TypedDict):
+    """metrics.json."""
+
+    __pydantic_config__ = OPEN
+    train_seconds: float
+    epochs: int
+    params: int
+    trainable: int
+    best_epoch: NotRequired[int]
+    train: NotRequired[Figures]
+    val: NotRequired[Figures]
+    test: NotRequired[Figures]
+    test_opened: NotRequired[Opened]
+
+
+class Environment(TypedDict):
+    """environment.json."""
+
+    __pydantic_config__ = OPEN
+    commit: str
+    device: str
+    packages: dict[str, str]
+
+
+class Data(TypedDict):
+    """data.json: the images that a run was trained on, whatever their folder holds later."""
+
+    fingerprint: str
+    classes: list[str]
+
+
+class Best(TypedDict):
+    """best.pt: all that is needed to use the network."""
+
+    __pydantic_config__ = OPEN
+    model: dict[str, torch.Tensor]
+    epoch: int
+    classes: list[str]
+    config: dict[str, Any]
+
+
+class Last(TypedDict):
+    """last.pt: all that is needed to continue after an epoch."""
+
+    __pydantic_config__ = OPEN
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    history: list[dict[str, float]]
+    best: float
 
 NO_EFFECT = {"name", "runs_root", "tracking", "data_root"}  # parameters that change no result
 
@@ -33,44 +136,74 @@ class Run:
 
     @property
     def config(self) -> Config:
-        return Config.load(self.folder / "config.json")
+        content = read_json(self.folder / "config.json", dict[str, Any], START_AGAIN)
+        try:
+            return Config(**content)
+        except ConfigError as error:
+            raise damaged(self.folder / "config.json", str(error), START_AGAIN) from None
 
     @property
     def history(self) -> list[dict[str, float]]:
         """The epochs as dicts of numbers, oldest first; empty before the first one ends."""
-        path = self.folder / "history.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                {name: float(value) for name, value in row.items() if value != ""}
-                for row in csv.DictReader(file)
-            ]
+        rows = [
+            {name: value for name, value in row.items() if value != ""}
+            for row in self._read_csv("history.csv")
+        ]
+        try:
+            rows = [{name: float(value) for name, value in row.items()} for row in rows]
+            if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+                raise ValueError("its epochs are not 1, 2, 3 ...")
+            if len({frozenset(row) for row in rows}) > 1:
+                raise ValueError("a value is missing")
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(self.folder / "history.csv", reason(error), START_AGAIN) from None
+        return rows
 
     @property
     def metrics(self) -> dict:
-        return _read_json(self.folder / "metrics.json")
+        return self._read_json("metrics.json", Metrics)
 
     @property
     def environment(self) -> dict:
-        return _read_json(self.folder / "environment.json")
+        return self._read_json("environment.json", Environment)
 
     @property
     def status(self) -> dict:
         """`state` is running, finished, interrupted or failed (with `reason`)."""
-        return _read_json(self.folder / "status.json")
+        return self._read_json("status.json", Status)
 
     @property
     def finished(self) -> bool:
         return self.status.get("state") == "finished"
 
     def set_status(self, state: str, **more) -> None:
+        if state == "finished":
+            more["history"] = self._digest_history()
         self.write_json("status.json", {"state": state, "time": now(), **more})
+
+    def _digest_history(self) -> str:
+        path = self.folder / "history.csv"
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
 
     def write_json(self, name: str, content: dict) -> None:
         """Write a file of the run."""
-        text = json.dumps(content, indent=1)
-        write_atomically(self.folder / name, (text + "\n").encode())
+        write_json(self.folder / name, content)
+
+    def _read_json(self, name: str, kind: Any) -> dict:
+        try:
+            return read_json(self.folder / name, kind, START_AGAIN)
+        except FileNotFoundError:
+            return {}
+
+    def _read_csv(self, name: str) -> list[dict[str, str]]:
+        path = self.folder / name
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                return list(csv.DictReader(file, strict=True))
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise damaged(path, reason(error), START_AGAIN) from None
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         """Write rows as CSV; the columns are those of the first row."""
@@ -88,62 +221,200 @@ class Run:
     @property
     def predictions(self) -> list[dict[str, str]]:
         """The rows of `predictions.csv`: split, path, label, predicted, confidence."""
-        path = self.folder / "predictions.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        rows = self._read_csv("predictions.csv")
+        for row in rows:
+            if not {"split", "path", "label", "predicted"} <= row.keys() or None in row.values():
+                raise damaged(self.folder / "predictions.csv", "a value is missing", START_AGAIN)
+        return rows
 
     def write_checkpoint(self, name: str, content: dict) -> None:
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        torch.save(content, temporary)
-        temporary.replace(self.folder / name)
+        with whole(self.folder / name) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
 
     def read_checkpoint(self, name: str) -> dict:
-        """Load `best.pt` or `last.pt` to the CPU; nothing in it is executed."""
-        return torch.load(self.folder / name, map_location="cpu", weights_only=True)
+        """Load `best.pt` or `last.pt` to the CPU; nothing in it is executed.
+
+        Raises FileNotFoundError, and DamagedFile where it is cut, changed or another run's.
+        """
+        content = read_checkpoint(self.folder / name, Best if name == "best.pt" else Last)
+        if "config" in content:  # not in older files that one continues from
+            try:
+                config = Config(**content["config"])
+            except ConfigError as error:
+                raise damaged(self.folder / name, str(error), TRAIN_AGAIN) from None
+            if (self.folder / "config.json").exists() and config.id != self.config.id:
+                raise damaged(self.folder / name, "it is another run's", TRAIN_AGAIN)
+        return content
+
+    def whole_checkpoint(self, name: str) -> dict | None:
+        """Load a checkpoint, or None where it is absent or damaged; that one is set aside."""
+        try:
+            return self.read_checkpoint(name)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            self._set_aside(name, error)
+            return None
+
+    def last_whole(self) -> dict | None:
+        """Load what a training continues from: last.pt, or best.pt where that was damaged.
+
+        None where there is neither: then a training starts at its beginning.
+        """
+        last = self.whole_checkpoint("last.pt")
+        if last is None and (self.folder / "last.pt.damaged").exists():
+            last = self.whole_checkpoint("best.pt")
+            if last is not None and "history" in last:
+                print(f"{self.name} continues after its best epoch, {last['epoch']}")
+                return last
+            return None
+        return last
+
+    def tie(self, fingerprint: str, classes: list[str]) -> None:
+        """Remember the images that the run is trained on, or compare them; see `Splits`.
+
+        Raises ConfigError where they are others than before.
+        """
+        known = self._read_json("data.json", Data)
+        if known and fingerprint and known["fingerprint"] != fingerprint:
+            gone = [name for name in known["classes"] if name not in classes]
+            new = [name for name in classes if name not in known["classes"]]
+            names = [f"without {name}" for name in gone[:2]] + [f"with {name}" for name in new[:2]]
+            changed = f"now {', '.join(names)}" if names else "with other files in its classes"
+            raise ConfigError(
+                f"{abridge(self.name, 60)} was trained on other images than its data set holds "
+                f"({abridge(changed, 60)}): put those back, give the new run another name, or "
+                f"delete the folder of that run"
+            )
+        if not known and fingerprint:
+            self.write_json("data.json", {"fingerprint": fingerprint, "classes": classes})
+
+    def mend(self) -> None:
+        """Set aside what cannot be read, so that a training continues from what is whole."""
+        readers: dict[str, Callable] = {
+            "status.json": lambda: self.status,
+            "metrics.json": lambda: self.metrics,
+            "environment.json": lambda: self.environment,
+            "data.json": partial(self._read_json, "data.json", Data),
+            "history.csv": lambda: self.history,
+            "predictions.csv": lambda: self.predictions,
+        }
+        for name, read in readers.items():
+            try:
+                read()
+            except DamagedFile as error:
+                self._set_aside(name, error)
+        remove_leftovers(self.folder)
+
+    def _set_aside(self, name: str, error: DamagedFile) -> None:
+        aside = self.folder / f"{name}.damaged"
+        trouble = str(error).rpartition(": ")[0]
+        with naming_the_disk(aside), suppress(FileNotFoundError):
+            (self.folder / name).replace(aside)
+        print(f"{trouble}: it is now called {aside.name}, and the run continues from what is whole")
+
+    def check(self) -> None:
+        """Read everything but the checkpoints; raises DamagedFile in one sentence."""
+        config, history = self.config, self.history
+        metrics, _ = self.metrics, self.environment
+        if self.status.get("history", self._digest_history()) != self._digest_history():
+            raise damaged(self.folder / "history.csv", "changed or removed", START_AGAIN)
+        if metrics and history and config.val_fraction and "val" not in metrics:
+            raise damaged(self.folder / "metrics.json", "it has no val", START_AGAIN)
+
+
+def read_checkpoint(path: Path, kind: Any = Best) -> dict:
+    """Read a checkpoint to the CPU and check its shape and checksums; nothing in it is executed.
+
+    Raises FileNotFoundError, and DamagedFile in one sentence.
+    """
+    try:
+        with zipfile.ZipFile(path) as pack:  # torch does not compare its checksums
+            if broken := pack.testzip():
+                raise ValueError(f"{broken} was changed")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return TypeAdapter(kind).validate_python(content)
+    except FileNotFoundError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        trouble = f"no checkpoint of a run: {'.'.join(map(str, first['loc']))} {first['msg']}"
+    except pickle.UnpicklingError as error:
+        trouble = "it is no file of weights"
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            trouble = "it holds more than tensors and plain values, which could be code"
+    except Exception as error:  # whatever damaged bytes lead to
+        trouble = reason(error)
+    raise damaged(path, trouble, TRAIN_AGAIN)
 
 
 def open_run(config: Config) -> Run:
     """Return the run of a configuration, making its folder when it is new.
 
     The folder is `runs_root/name`, where an empty name becomes DATASET-MODEL-ID. Raises
-    ConfigError when that name already holds a run with other parameters.
+    ConfigError when that name already holds a run with other parameters. What is damaged in it is
+    set aside.
     """
-    dataset = Path(config.dataset.removeprefix("folder:")).name
-    name = config.name or f"{dataset}-{config.model}-{config.id}"
+    dataset = re.sub(r"[^\w.-]+", "-", Path(config.dataset.removeprefix("folder:")).name)[-80:]
+    model = re.sub(r"[^\w.-]+", "-", config.model)
+    name = config.name or f"{dataset}-{model}-{config.id}"
     run = Run(ROOT / config.runs_root / name)
-    if (run.folder / "config.json").exists():
-        old, new = run.config, config
-        if old.id != new.id:
-            changed = [
-                f"{field} {value!r} -> {getattr(new, field)!r}"
-                for field, value in old.model_dump().items()
-                if value != getattr(new, field)
-            ]
-            raise ConfigError(
-                f"name '{name}' already holds a run with other parameters "
-                f"({', '.join(changed[:3])}): choose another name, or delete {run.folder}"
-            )
+    if run.folder.exists() and not run.folder.is_dir():
+        raise ConfigError(f"{run.folder} is a file where the run's folder should be: move it away")
+    if not (run.folder / "config.json").exists():
+        with naming_the_disk(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        kept = run.whole_checkpoint("best.pt") or {"config": config.model_dump()}
+        run.write_json("config.json", kept["config"])
     else:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run.write_json("config.json", config.model_dump())
+        run.mend()
+    old = run.config
+    if old.id != config.id:
+        changed = [
+            f"{field} {value!r} -> {getattr(config, field)!r}"
+            for field, value in old.model_dump().items()
+            if value != getattr(config, field)
+        ]
+        more = f"; to train it further, give a new run weights = '{name}'"
+        raise ConfigError(
+            f"name '{name}' already holds a run with other parameters "
+            f"({abridge(', '.join(changed[:3]), 120)}): choose another name, or delete {run.folder}"
+            f"{more if changed[0].startswith('epochs') else ''}"
+        )
     return run
+
+
+_told: set[str] = set()  # of damaged runs; each is named once
 
 
 def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
     """List the finished runs below `runs_root` whose configuration has these parameters.
 
-    Newest last. Folders of an unreadable or older format are passed over.
+    Newest last. Runs that cannot be read are left out and named, once.
     """
-    found = []
-    for path in Path(ROOT / runs_root).rglob("status.json"):
-        run = Run(path.parent)
-        with suppress(FileNotFoundError, ConfigError, json.JSONDecodeError):
-            config = run.config
-            if run.finished and all(getattr(config, k) == v for k, v in parameters.items()):
-                found.append(run)
-    return sorted(found, key=lambda run: run.status["time"])
+    runs, bad = read_runs(runs_root)
+    for trouble in bad:
+        if trouble not in _told:
+            print(f"left out: {trouble}")
+            _told.add(trouble)
+    return [run for run in runs if all(getattr(run.config, k) == v for k, v in parameters.items())]
+
+
+def read_runs(runs_root: str | Path = "runs") -> tuple[list[Run], list[str]]:
+    """Return the finished runs below `runs_root`, newest last, and what is wrong with others."""
+    found, bad = [], []
+    files = [path for name in ("config.json", "best.pt") for path in
+             Path(ROOT / runs_root).rglob(name)]  # fmt: skip
+    for run in sorted({Run(path.parent) for path in files}, key=lambda run: run.folder):
+        try:
+            if not (run.folder / "config.json").exists():
+                raise damaged(run.folder / "config.json", "it is missing", START_AGAIN)
+            if run.finished:
+                run.check()
+                found.append((run.status["time"], run))
+        except DamagedFile as error:
+            bad.append(str(error))
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])], bad
 
 
 def best_run(dataset: str, runs_root: str | Path = "runs") -> Run | None:
@@ -195,20 +466,6 @@ def _order(value: object) -> tuple:
     return (0, value, "") if number else (1, 0, json_of(value))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all, also when killed on the way."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def now() -> str:
     """Return the time in UTC, to the millisecond, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}

@@ -27,10 +27,10 @@ def for_markdown(text: object) -> str:
 
 def for_figure(text: object, longest: int = 60) -> str:
     """Escape text for matplotlib, which reads what stands between dollars as a formula."""
-    return shorten(for_terminal(text), longest).replace("$", r"\$")
+    return abridge(for_terminal(text), longest).replace("$", r"\$")
 
 
-def shorten(text: str, longest: int) -> str:
+def abridge(text: str, longest: int) -> str:
     """Leave out the middle of a text that is too long."""
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}"
@@ -39,7 +39,7 @@ def shorten(text: str, longest: int) -> str:
 def reason(error: BaseException, longest: int = LONGEST) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
     first = str(error).strip().partition("\n")[0].strip()
-    return shorten(for_terminal(first or type(error).__name__), longest)
+    return abridge(for_terminal(first or type(error).__name__), longest)
 
 
 def without_secrets(text: object, address: str) -> str:

@@ -52,8 +52,8 @@ def same_as_one_process(config, name="several"):
         assert row["images"] == other["images"]
         for figure in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
             assert row[figure] == pytest.approx(other[figure], abs=1e-5), figure
-    weights = run.read_checkpoint("last.pt")["model"]
-    for name, tensor in several.read_checkpoint("last.pt")["model"].items():
+    weights = run.read_checkpoint("best.pt")["model"]
+    for name, tensor in several.read_checkpoint("best.pt")["model"].items():
         assert torch.allclose(tensor.float(), weights[name].float(), atol=1e-5), name
     assert len(several.predictions) == len(splits.val)
 

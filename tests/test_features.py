@@ -58,7 +58,7 @@ def test_without_augmentation_it_is_the_plain_training(splits, config, parameter
     for row, other in zip(fast.history, plain.history, strict=True):
         for figure in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
             assert row[figure] == pytest.approx(other[figure], rel=1e-3, abs=1e-6), figure
-    weights, others = (run.read_checkpoint("last.pt")["model"] for run in (fast, plain))
+    weights, others = (run.read_checkpoint("best.pt")["model"] for run in (fast, plain))
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-5)
 

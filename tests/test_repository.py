@@ -20,7 +20,7 @@ CORE = BELOW | {"runs", "data", "count", "models"}
 MAY_IMPORT = {  # each part of helpers: the other parts that it may use
     "text": set(),
     "files": {"text"},
-    "config": {"text"},
+    "config": {"text", "files"},
     "runs": BELOW,
     "data": BELOW,
     "count": BELOW,

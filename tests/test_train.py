@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,10 +52,19 @@ def config(tmp_path):
 
 
 def fit(splits, config):
-    return train.fit(build(config, 3), splits, config)
+    """Train, and keep a copy of last.pt, which is gone when the run has finished."""
+    folder = open_run(config).folder
+
+    def keep(row):
+        shutil.copyfile(folder / "last.pt", folder.with_name(f"{folder.name} last.pt"))
+
+    return train.fit(build(config, 3), splits, config, keep)
 
 
 def weights(run: Run, name: str = "best.pt") -> dict:
+    if name == "last.pt":
+        path = run.folder.with_name(f"{run.folder.name} last.pt")
+        return torch.load(path, weights_only=True)["model"]
     return run.read_checkpoint(name)["model"]
 
 
@@ -83,8 +93,8 @@ def test_the_run_folder_is_complete_and_plain(splits, config):
     run = fit(splits, config)
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
-        "config.json", "history.csv", "metrics.json", "predictions.csv", "best.pt", "last.pt",
-        "environment.json", "status.json",
+        "config.json", "history.csv", "metrics.json", "predictions.csv", "best.pt",
+        "environment.json", "status.json", ".training.lock",
     }  # fmt: skip
     assert run.config == config
     assert run.status["state"] == "finished"

@@ -19,7 +19,7 @@ from typing import NoReturn
 from tqdm.auto import tqdm
 
 from helpers.files import CannotWrite, naming_the_disk, own_folder, write_atomically
-from helpers.text import for_terminal, reason, shorten
+from helpers.text import abridge, for_terminal, reason
 
 MOST_TIMES = 100  # an archive may grow by when unpacked; photographs hardly grow
 MOST_OF_ANY = 100_000_000  # bytes that any archive may unpack to
@@ -181,7 +181,7 @@ def _extract(archive: Path, folder: Path) -> None:
         target = (folder / name).resolve()
         if kind == "other" or not target.is_relative_to(folder.resolve()):
             raise ValueError(
-                f"{archive} is not safe to unpack: '{shorten(for_terminal(name), 100)}' is a link "
+                f"{archive} is not safe to unpack: '{abridge(for_terminal(name), 100)}' is a link "
                 f"or would lie outside its folder"
             )
         if kind == "file" and "__MACOSX" not in PurePosixPath(name).parts:

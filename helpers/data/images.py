@@ -122,14 +122,15 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def load(config: Config) -> Splits:
+def load(config: Config, fetch: bool = True) -> Splits:
     """Load `config.dataset`, decoded to `config.image_size`, as training, validation and test.
 
     The first call draws or downloads and decodes; later calls read no image. Validation is
     `config.val_fraction` of the training images, the same share of every class, chosen by
     `config.seed`, unless the data set brings its own. The test set is always the official one.
+    Without `fetch`, a data set that is not here raises FileNotFoundError.
     """
-    source = sources.find(config.dataset, config.data_root)
+    source = sources.find(config.dataset, config.data_root, fetch)
     files = {"train": source.train, "val": source.val or [], "test": source.test}
     everything = [path for entries in files.values() for path, _ in entries]
     decoded, index = _decoded(source, everything, config)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from helpers.data import sources
 from helpers.data.images import to_rgb
-from helpers.text import for_figure, for_markdown, for_terminal, reason, shorten
+from helpers.text import abridge, for_figure, for_markdown, for_terminal, reason
 
 FINDINGS = {  # what a report looks for
     "unreadable": "cannot be decoded; left out",
@@ -73,7 +73,7 @@ class Report:
         lines += ["", "| finding | number | meaning | first |", "| --- | ---: | --- | --- |"]
         for kind, meaning in FINDINGS.items():
             found = self.findings[kind]
-            first = "; ".join(for_markdown(shorten(entry, 160)) for entry in found[:2])
+            first = "; ".join(for_markdown(abridge(entry, 160)) for entry in found[:2])
             lines.append(f"| {kind} | {len(found):,} | {meaning} | {first} |")
         return "\n".join(lines)
 

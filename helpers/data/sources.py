@@ -67,11 +67,12 @@ class Source:
     skipped: list[str]  # "path: reason" of everything listed or found but left out
 
 
-def find(dataset: str, data_root: str = "") -> Source:
+def find(dataset: str, data_root: str = "", fetch: bool = True) -> Source:
     """Find a data set's images, downloading or drawing them where they are absent.
 
     `dataset` is a name of `helpers.config.DATASETS` or folder:PATH. Searched in this order:
     `data_root`, the variable DATA_ROOT (both relative to the repository), data/, Kaggle's inputs.
+    Without `fetch`, nothing is downloaded or drawn.
     Raises FileNotFoundError or ConnectionError where nothing is found, ValueError where a layout
     cannot be read, each in one sentence.
     """
@@ -80,12 +81,16 @@ def find(dataset: str, data_root: str = "") -> Source:
         source = _read_folder(folder.name, folder)
     elif dataset.startswith("tiny_"):
         if not (DATA / dataset).is_dir():
+            _stop_unless(fetch, dataset)
             from helpers.data.drawn.sets import draw
 
             draw(dataset, DATA / dataset)
         source = _read_folder(dataset, DATA / dataset)
     elif dataset in FOLDERS:
-        folder = _search(dataset, data_root) or _fetch(dataset)
+        folder = _search(dataset, data_root)
+        if folder is None:
+            _stop_unless(fetch, dataset)
+            folder = _fetch(dataset)
         readers = {"caltech101": _read_caltech101, "cub200": _read_cub200}
         readers["nature_12k"] = partial(_read_folder, tests_on_val=True)
         source = readers.get(dataset, _read_folder)(dataset, folder)
@@ -101,6 +106,11 @@ def find(dataset: str, data_root: str = "") -> Source:
 
 
 # Finding
+
+
+def _stop_unless(fetch: bool, dataset: str) -> None:
+    if not fetch:
+        raise FileNotFoundError(f"the images of {dataset} are not here")
 
 
 def _resolve(path: str) -> Path:

@@ -157,6 +157,7 @@ def open_test_set(run: Run, splits: Splits, model: torch.nn.Module | None = None
     `metrics.json` gains `test` and `test_opened` (count, first and last time); `predictions.csv`
     gains a row for each test image.
     """
+    run.tie(splits.fingerprint, splits.classes)
     model = (model or rebuild(run)).to(choose_device())
     result = evaluate(model, splits.test, run.config)
     metrics = run.metrics

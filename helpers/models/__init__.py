@@ -3,17 +3,20 @@
 Start with `build`; `freeze` chooses what is trained.
 """
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from helpers.config import Config, ConfigError
+from helpers.files import damaged
 from helpers.models import weights, zoo
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.freezing import freeze, train_mode
 from helpers.models.heads import INITIALIZATIONS
-from helpers.runs import Run
+from helpers.runs import TRAIN_AGAIN, Run
 
-__all__ = ["build", "freeze", "rebuild", "train_mode"]
+__all__ = ["build", "freeze", "load_weights", "rebuild", "train_mode"]
 
 
 def build(config: Config, num_classes: int) -> nn.Module:
@@ -46,12 +49,20 @@ def build(config: Config, num_classes: int) -> nn.Module:
     return model
 
 
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load all weights of a network; raises DamagedFile where the file at `path` has others."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:  # a line for each tensor
+        raise damaged(path, "it holds another network's weights", TRAIN_AGAIN) from None
+
+
 def rebuild(run: Run) -> nn.Module:
     """Rebuild a run's network with the weights of its best epoch, in eval mode."""
     checkpoint = run.read_checkpoint("best.pt")
     config = run.config.replace(weights="none")  # all weights are in the checkpoint
     model = build(config, len(checkpoint["classes"]))
-    model.load_state_dict(checkpoint["model"])
+    load_weights(model, checkpoint["model"], run.folder / "best.pt")
     if "mean" in checkpoint:
         model.mean, model.std = checkpoint["mean"], checkpoint["std"]
     else:  # written before checkpoints had them

@@ -15,9 +15,10 @@ import torchvision
 from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from helpers import ROOT
+from helpers import ROOT, runs
 from helpers.config import Config, ConfigError, did_you_mean
 from helpers.count.layers import without_weights
+from helpers.files import DamagedFile
 from helpers.models.zoo import LITE, find, published_input
 
 BY_HAND = ROOT / "data" / "weights"  # files put here are used before anything is downloaded
@@ -113,8 +114,8 @@ def find_checkpoint(config: Config) -> Path:
                  ROOT / config.weights, ROOT / config.weights / "best.pt"):  # fmt: skip
         if path.is_file():
             return path
-    runs = sorted(path.parent.name for path in runs_root.glob("*/best.pt"))
-    hint = did_you_mean(config.weights, runs)
+    known = sorted(path.parent.name for path in runs_root.glob("*/best.pt"))
+    hint = did_you_mean(config.weights, known)
     raise FileNotFoundError(
         f"weights '{config.weights}' are no run in {config.runs_root}/ and no file{hint}; "
         f"possible are none, imagenet, a run's name, or the path of a run's best.pt"
@@ -124,26 +125,16 @@ def find_checkpoint(config: Config) -> Path:
 def read_checkpoint(config: Config) -> dict:
     """Read the checkpoint that `config.weights` names; nothing in the file is executed."""
     path = find_checkpoint(config)
-    return _read(path, path.stat().st_mtime_ns)
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except DamagedFile as error:
+        trouble = str(error).rpartition(": ")[0]
+        raise ConfigError(f"{trouble}: weights must be a whole best.pt of a run") from None
 
 
 @lru_cache(maxsize=1)
 def _read(path: Path, changed: int) -> dict:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = "is damaged or another kind of file"
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            reason = "holds more than tensors and plain values, which could be code"
-        raise ConfigError(
-            f"{path} {reason}, so nothing of it was loaded: weights must be a run's best.pt"
-        ) from None
-    if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
-        raise ConfigError(
-            f"{path} is no checkpoint of a run (it has no model, config and classes): weights "
-            f"must be a run's best.pt"
-        )
-    return content
+    return runs.read_checkpoint(path)
 
 
 def _imagenet(config: Config) -> dict:

@@ -18,9 +18,10 @@ from helpers import ROOT, models
 from helpers.config import DATASETS, Config, ConfigError, did_you_mean
 from helpers.count.algebra import cs6910_operations
 from helpers.count.layers import count, without_weights
+from helpers.files import write_atomically
 from helpers.report import rows
 from helpers.report.rows import COUNTING, SWEEPING, TRAINING, ExperimentError, Row
-from helpers.runs import Run, now, write_atomically
+from helpers.runs import Run, now
 
 EMBEDDED = ("tiny_nature", "tiny_species")
 TESTING = "04_test_grid"

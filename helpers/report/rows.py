@@ -30,7 +30,8 @@ from helpers import ROOT
 from helpers.config import Config, ConfigError, did_you_mean
 from helpers.count.algebra import Operations
 from helpers.count.layers import Counts
-from helpers.runs import Run, find_runs, write_atomically
+from helpers.files import write_atomically
+from helpers.runs import Run, find_runs
 
 EXPERIMENTS = ROOT / "experiments"
 NOTEBOOKS = ROOT / "notebooks"

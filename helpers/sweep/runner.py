@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from helpers import ROOT, data
 from helpers.config import Config, ConfigError
-from helpers.runs import Run, find_runs, write_atomically
+from helpers.files import write_atomically
+from helpers.runs import Run, find_runs
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
 from helpers.sweep.worker import best_value, work

@@ -44,6 +44,8 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
     """
     if not isinstance(ways, list):
         raise ConfigError(f"compare = {ways!r} is no list: papermill takes it by -y 'compare: []'")
+    if ways and config.val_fraction == 0:
+        raise ConfigError("compare needs validation images: set val_fraction above 0")
     found: dict[str, Config] = {}
     for way in ways:
         if isinstance(way, dict):

@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from helpers.data.augment import augment, normalize, resize
 from helpers.data.batches import batches, limit_validation, mix_seeds, shuffle
 from helpers.data.images import Splits
 from helpers.evaluate.evaluation import evaluate, predict
+from helpers.files import CannotWrite, lock
 from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
 from helpers.models.freezing import freeze, train_mode
 from helpers.runs import Run, best_run, find_runs, open_run
+from helpers.text import reason
 from helpers.train import features, processes
 from helpers.train.optimizers import make_optimizer, make_scheduler
 from helpers.train.tracking import tracked
@@ -41,11 +44,14 @@ def train(config: Config, on_epoch: OnEpoch | None = None) -> Run:
     may be gone. The test images are not handed on. `on_epoch` and errors as in `fit`.
     """
     run = open_run(config)
-    if run.finished:
+    if run.finished and run.whole_checkpoint("best.pt"):
+        with suppress(FileNotFoundError):  # the images need not be here any more
+            splits = data.load(config, fetch=False)
+            run.tie(splits.fingerprint, splits.classes)
         return run
     with processes.first_before_others():  # who decodes once
         splits = data.load(config).without_test()
-    begun = (run.folder / "last.pt").exists()  # it holds all weights
+    begun = run.last_whole() is not None  # it holds all weights
     initial = config.replace(weights="none") if begun else config
     return fit(models.build(initial, len(splits.classes)), splits, config, on_epoch)
 
@@ -69,28 +75,36 @@ def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | No
     torch.backends.cudnn.benchmark = True  # sizes repeat: finding the fastest kernels pays
     run = open_run(config)
     model.to(choose_device(), memory_format=torch.channels_last)
-    finished = run.finished
-    processes.wait()
-    if not finished:
-        training = Training(model, splits, config, run)
-        try:
-            training.run_stages(on_epoch)
-        except (KeyboardInterrupt, Exception) as error:
-            if isinstance(error, KeyboardInterrupt):
-                run.set_status("interrupted")
-            else:
-                run.set_status("failed", reason=str(error).splitlines()[0] if str(error) else "")
-            # A notebook keeps the traceback, which would keep the GPU's memory.
-            traceback.clear_frames(error.__traceback__)
-            del model, training
-            raise
-    processes.wait()
-    best = run.read_checkpoint("best.pt")
-    model.load_state_dict(best["model"])
-    model.eval()
-    if not finished and processes.is_first():
-        training.finish(best["epoch"])
-    processes.wait()
+    with ExitStack() as stack:
+        if processes.is_first():
+            stack.enter_context(lock(run.folder / "training", f"training {run.name}"))
+            run.tie(splits.fingerprint, splits.train.classes)
+        processes.wait()
+        finished = run.finished and bool(run.whole_checkpoint("best.pt"))
+        processes.wait()
+        if not finished:
+            training = Training(model, splits, config, run)
+            try:
+                training.run_stages(on_epoch)
+            except (KeyboardInterrupt, Exception) as error:
+                with suppress(CannotWrite):  # a full disk has said so already
+                    if isinstance(error, KeyboardInterrupt):
+                        run.set_status("interrupted")
+                    else:
+                        run.set_status("failed", reason=reason(error))
+                # A notebook keeps the traceback, which would keep the GPU's memory.
+                traceback.clear_frames(error.__traceback__)
+                del model, training
+                raise
+        processes.wait()
+        best = run.read_checkpoint("best.pt")
+        models.load_weights(model, best["model"], run.folder / "best.pt")
+        model.eval()
+        if processes.is_first():
+            if not finished:
+                training.finish(best["epoch"])
+            (run.folder / "last.pt").unlink(missing_ok=True)  # nothing continues a finished run
+        processes.wait()
     return run
 
 
@@ -159,8 +173,8 @@ class Training:
         self.features: features.Features | None = None
         self.feature_summaries: dict[int, dict] = {}  # by stage
         self.writes = processes.is_first()
-        if (run.folder / "last.pt").exists():
-            self._restore(run.read_checkpoint("last.pt"))
+        if last := run.last_whole():
+            self._restore(last)
         elif self.writes:
             run.write_json("environment.json", environment())
 
@@ -202,12 +216,25 @@ class Training:
         self.scheduler = make_scheduler(self.optimizer, self.stage, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         if self.saved and self.history[-1]["stage"] == number:
-            self.optimizer.load_state_dict(self.saved["optimizer"])
-            if self.scheduler:
-                self.scheduler.load_state_dict(self.saved["scheduler"])
-            if self.scaler.is_enabled() and self.saved["scaler"]:  # {} on another kind of device
-                self.scaler.load_state_dict(self.saved["scaler"])
+            self._continue_stage(self.saved)
         self.saved = {}
+
+    def _continue_stage(self, checkpoint: dict) -> None:
+        """Restore the optimizer; after a damaged last.pt, begin it anew where the schedule was."""
+        if "optimizer" in checkpoint:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.scheduler:
+                self.scheduler.load_state_dict(checkpoint["scheduler"])
+            if self.scaler.is_enabled() and checkpoint["scaler"]:  # {} on another kind of device
+                self.scaler.load_state_dict(checkpoint["scaler"])
+            return
+        for row in (row for row in self.history if row["stage"] == self.history[-1]["stage"]):
+            if self.stage.schedule == "plateau":
+                self.scheduler.step(self._score(row))
+            elif self.scheduler:
+                for _ in range(1 if self.stage.schedule == "step" else self.steps):
+                    self.optimizer.step()  # without gradients it changes nothing
+                    self.scheduler.step()
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict:
         """Run one epoch; nothing in the loop waits for a GPU except the bar, twice a second."""
@@ -292,6 +319,7 @@ class Training:
             "config": self.config.model_dump(),
             "mean": self.model.mean,
             "std": self.model.std,
+            "history": self.history,
         }
 
     def _last_checkpoint(self) -> dict:
@@ -306,15 +334,17 @@ class Training:
             "history": self.history,
             "best": self.best,
             "features": self.feature_summaries,
+            "config": self.config.model_dump(),
         }
 
     def _restore(self, checkpoint: dict) -> None:
-        self.model.load_state_dict(checkpoint["model"])
+        models.load_weights(self.model, checkpoint["model"], self.run.folder / "last.pt")
         if "mean" in checkpoint:  # older ones lack it
             self.model.mean, self.model.std = checkpoint["mean"], checkpoint["std"]
         self.history = checkpoint["history"]
-        self.best = checkpoint["best"]
-        self.feature_summaries = checkpoint["features"]
+        scores = [self._score(row) for row in self.history] if len(self.val) else []
+        self.best = checkpoint.get("best", max(scores, default=-math.inf))
+        self.feature_summaries = checkpoint.get("features", {})
         self.saved = checkpoint
         if self.writes:
             self.run.write_csv("history.csv", self.history)
