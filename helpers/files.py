@@ -179,6 +179,14 @@ def read_json(path: Path, kind: Any, way_out: str) -> Any:
         raise damaged(path, reason(error), way_out) from None
 
 
+def readable_json(path: Path, kind: Any) -> Any:
+    """Read a JSON file that is made again where it is absent or damaged: then None."""
+    try:
+        return read_json(path, kind, "it is made again")
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
 def _checksum(content: dict) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -176,10 +176,31 @@ class Run:
     def finished(self) -> bool:
         return self.status.get("state") == "finished"
 
+    @property
+    def usable(self) -> bool:
+        """Whether it has finished, and all of its files but the checkpoints can be read."""
+        try:
+            self.check()
+            return self.finished
+        except (DamagedFile, FileNotFoundError):
+            return False
+
     def set_status(self, state: str, **more) -> None:
         if state == "finished":
             more["history"] = self._digest_history()
         self.write_json("status.json", {"state": state, "time": now(), **more})
+
+    @property
+    def trained(self) -> bool:
+        """Whether only what was measured after the last epoch may be lost."""
+        is_whole = self._has_best() and self._history_is_whole()
+        return self.finished and is_whole and bool(self.history)
+
+    def _has_best(self) -> bool:
+        return (self.folder / "best.pt").exists()
+
+    def _history_is_whole(self) -> bool:
+        return self.status.get("history", self._digest_history()) == self._digest_history()
 
     def _digest_history(self) -> str:
         path = self.folder / "history.csv"
@@ -317,8 +338,11 @@ class Run:
         """Read everything but the checkpoints; raises DamagedFile in one sentence."""
         config, history = self.config, self.history
         metrics, _ = self.metrics, self.environment
-        if self.status.get("history", self._digest_history()) != self._digest_history():
-            raise damaged(self.folder / "history.csv", "changed or removed", START_AGAIN)
+        for name in ("metrics.json", "history.csv"):
+            if self._has_best() and self.finished and not (self.folder / name).exists():
+                raise damaged(self.folder / name, "it is missing", START_AGAIN)
+        if not self._history_is_whole():
+            raise damaged(self.folder / "history.csv", "changed since it was written", START_AGAIN)
         if metrics and history and config.val_fraction and "val" not in metrics:
             raise damaged(self.folder / "metrics.json", "it has no val", START_AGAIN)
 

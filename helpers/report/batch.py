@@ -33,6 +33,7 @@ from helpers.config import ConfigError
 from helpers.report import rows
 from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
+from helpers.text import for_terminal
 
 MARK = "FIVE_BLOCKS_BATCH"  # in the environment of all that an execution starts: its folder
 ATTEMPTS = 2  # where a notebook ends without an error of its own: its kernel was lost
@@ -241,7 +242,8 @@ def _progress(execution: Execution) -> str:
 
 def _summary(executions: list[Execution], failed: list[Execution]) -> str:
     lines = [f"{len(executions) - len(failed)} of {len(executions)} executions have finished"]
-    lines += [f"failed: {execution.label}: {execution.status['reason']}" for execution in failed]
+    reasons = {execution.label: execution.status.get("reason", "") for execution in failed}
+    lines += [f"failed: {label}: {for_terminal(reason)}" for label, reason in reasons.items()]
     changed = sum(bool(execution.changes) for execution in executions)
     if changed:
         lines.append(

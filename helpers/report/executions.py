@@ -7,7 +7,6 @@ parameters; its status then says which.
 import itertools
 import json
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from helpers import ROOT, models
 from helpers.config import DATASETS, Config, ConfigError, did_you_mean
 from helpers.count.algebra import cs6910_operations
 from helpers.count.layers import count, without_weights
-from helpers.files import write_atomically
+from helpers.files import readable_json, write_atomically, write_json
 from helpers.report import rows
 from helpers.report.rows import COUNTING, SWEEPING, TRAINING, ExperimentError, Row
 from helpers.runs import Run, now
@@ -26,6 +25,12 @@ from helpers.runs import Run, now
 EMBEDDED = ("tiny_nature", "tiny_species")
 TESTING = "04_test_grid"
 NETWORK = ("model", "head", "pooling", "padding", "kernel_size")  # decide the smallest image
+
+
+def read_status(folder: Path) -> dict:
+    """Return what an execution's folder says of it; {} where nothing can be read."""
+    status = readable_json(folder / "status.json", dict) or {}
+    return status if isinstance(status.get("reason", ""), str) else {}
 
 
 @dataclass
@@ -51,19 +56,17 @@ class Execution:
 
     @property
     def status(self) -> dict:
-        with suppress(FileNotFoundError):
-            return json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
-        return {}
+        return read_status(self.folder)
 
     @property
     def finished(self) -> bool:
         """Whether the same steps have ended well, and what they made is still there."""
         status = self.status
-        if status.get("state") != "finished" or status["steps"] != self._described:
+        if status.get("state") != "finished" or status.get("steps") != self._described:
             return False
         if self.row.counts:
-            return (self.run.folder / "counts.json").exists()
-        return self.row.notebook not in TRAINING or self.run.finished
+            return rows.counts_of(self.row, self.folder.parents[2]) is not None
+        return self.row.notebook not in TRAINING or self.run.usable
 
     @property
     def _described(self) -> list:
@@ -107,8 +110,7 @@ class Execution:
         changes = {"changes": self.changes} if self.changes else {}
         seconds = round(self.seconds, 1)
         status = {"state": state, "time": now(), "seconds": seconds, **changes, **more}
-        text = json.dumps({**status, "steps": self._described}, indent=1) + "\n"
-        write_atomically(self.folder / "status.json", text.encode())
+        write_json(self.folder / "status.json", {**status, "steps": self._described})
 
 
 def plan(

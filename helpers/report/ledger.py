@@ -19,12 +19,12 @@ The rules:
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers import ROOT
+from helpers.report.executions import read_status
 from helpers.report.results import recorded
 from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
 from helpers.runs import Run
@@ -181,10 +181,9 @@ def recorded_entries(row: Row) -> list[Entry]:
 def reason_of(row: Row, runs_root: str = "runs") -> str:
     """Return why the last batch failed to run a row; "" where it did not fail."""
     for name in row.points:
-        path = ROOT / runs_root / "batch" / row.report / name / "status.json"
-        status = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        status = read_status(ROOT / runs_root / "batch" / row.report / name)
         if status.get("state") == "failed":
-            return status["reason"]
+            return status.get("reason", "")
     return ""
 
 

@@ -29,7 +29,7 @@ from helpers.report import comparisons, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
 from helpers.report.rows import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
-from helpers.runs import Run, find_runs
+from helpers.runs import Run, find_runs, read_runs
 from helpers.sweep import figures as sweep_figures
 from helpers.sweep import findings
 
@@ -86,7 +86,7 @@ def collect(entries: list[Entry], known: list[Entry], runs_root: str = "runs") -
             (len(runs), "finished runs"),
         ],
         "verdicts": draw_svg(draw_verdicts(stated), "All stated figures by verdict."),
-        "damaged": [short(trouble) for trouble in read_runs(runs_root)[1]],
+        "damaged": read_runs(runs_root)[1],
         "rules": _rules(),
         "good": ledger.GOOD,
         "bad": ledger.BAD,
@@ -241,7 +241,7 @@ def _leakage(runs_root: str) -> list[tuple]:
     found = []
     for kind, name in {"clean": "as it should be", "leaking": "with the test images"}.items():
         run = Run(ROOT / runs_root / "leakage" / kind)
-        if run.finished and "test" in run.metrics:
+        if run.usable and "test" in run.metrics:
             values = (run.metrics[split]["accuracy"] for split in ("train", "val", "test"))
             found.append((name, *values))
     return found

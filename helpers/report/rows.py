@@ -5,7 +5,6 @@ row holds. Start with `load_all`; `runs_of` and `counts_of` give what was measur
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -30,7 +29,7 @@ from helpers import ROOT
 from helpers.config import Config, ConfigError, did_you_mean
 from helpers.count.algebra import Operations
 from helpers.count.layers import Counts
-from helpers.files import write_atomically
+from helpers.files import readable_json, write_json
 from helpers.runs import Run, find_runs
 
 EXPERIMENTS = ROOT / "experiments"
@@ -295,7 +294,7 @@ def runs_of(row: Row, dataset: str = "", runs_root: str | Path = "runs") -> list
     runs = []
     for name, parameters in row.points.items():
         run = Run(folder / name)
-        if run.finished and (dataset or run.config.id == config_of(row, parameters).id):
+        if run.usable and (dataset or run.config.id == config_of(row, parameters).id):
             runs.append(run)
     return runs
 
@@ -310,13 +309,15 @@ def counts_of(row: Row, runs_root: str | Path = "runs") -> dict[str, int] | None
     """Return what a count row's notebook counted, or None where it has not run.
 
     Beside all names of counts.json it holds each of the row's measures, which may be a sum of them
-    ("parameters + moving_statistics"). Raises KeyError for a measure that was not counted.
+    ("parameters + moving_statistics"). None, too, where the file is damaged or lacks a measure.
     """
     path = ROOT / runs_root / row.report / row.name / "counts.json"
     if not row.counts or not path.exists():
         return None
-    counts = json.loads(path.read_text(encoding="utf-8"))
+    counts = readable_json(path, dict[str, int])
     wanted = [measure for _, measure, _ in row.figures()]
+    if counts is None or not {name for key in wanted for name in key.split(" + ")} <= counts.keys():
+        return None  # damaged, or counted by an older version
     return counts | {key: sum(counts[name] for name in key.split(" + ")) for key in wanted}
 
 
@@ -338,7 +339,7 @@ def write_counts(
         content |= {f"cs6910.{entry.layer}": entry.reported for entry in operations}
         content["cs6910"] = sum(entry.reported for entry in operations)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "counts.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_json(folder / "counts.json", content)
 
 
 def _tally(module: nn.Module) -> dict[str, int]:

@@ -44,7 +44,7 @@ def train(config: Config, on_epoch: OnEpoch | None = None) -> Run:
     may be gone. The test images are not handed on. `on_epoch` and errors as in `fit`.
     """
     run = open_run(config)
-    if run.finished and run.whole_checkpoint("best.pt"):
+    if run.usable and run.whole_checkpoint("best.pt"):
         with suppress(FileNotFoundError):  # the images need not be here any more
             splits = data.load(config, fetch=False)
             run.tie(splits.fingerprint, splits.classes)
@@ -80,7 +80,7 @@ def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | No
             stack.enter_context(lock(run.folder / "training", f"training {run.name}"))
             run.tie(splits.fingerprint, splits.train.classes)
         processes.wait()
-        finished = run.finished and bool(run.whole_checkpoint("best.pt"))
+        finished = run.usable and bool(run.whole_checkpoint("best.pt"))
         processes.wait()
         if not finished:
             training = Training(model, splits, config, run)
@@ -175,6 +175,9 @@ class Training:
         self.writes = processes.is_first()
         if last := run.last_whole():
             self._restore(last)
+        elif run.trained and (best := run.whole_checkpoint("best.pt")):
+            self._restore({**best, "history": run.history})
+            self.stopped = "stopped_at" in run.status
         elif self.writes:
             run.write_json("environment.json", environment())
 
