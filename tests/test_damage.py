@@ -22,7 +22,7 @@ from helpers.files import CannotWrite, DamagedFile
 from helpers.report import rows
 from helpers.report.executions import read_status
 from helpers.report.rows import ExperimentError
-from helpers.runs import Run, find_runs, read_runs
+from helpers.runs import Run, find_runs
 from helpers.sweep import queue
 from helpers.sweep.file import read_sweep
 
