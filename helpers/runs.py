@@ -58,7 +58,7 @@ class Figures(TypedDict):
     """What was measured on one split."""
 
     __pydantic_config__ = OPEN
-    loss: float
+    loss: NotRequired[float]
     accuracy: float
 
 
@@ -74,10 +74,10 @@ class Metrics(TypedDict):
     """metrics.json."""
 
     __pydantic_config__ = OPEN
-    train_seconds: float
-    epochs: int
-    params: int
-    trainable: int
+    train_seconds: NotRequired[float]
+    epochs: NotRequired[int]
+    params: NotRequired[int]
+    trainable: NotRequired[int]
     best_epoch: NotRequired[int]
     train: NotRequired[Figures]
     val: NotRequired[Figures]
@@ -338,9 +338,13 @@ class Run:
         """Read everything but the checkpoints; raises DamagedFile in one sentence."""
         config, history = self.config, self.history
         metrics, _ = self.metrics, self.environment
-        for name in ("metrics.json", "history.csv"):
-            if self._has_best() and self.finished and not (self.folder / name).exists():
-                raise damaged(self.folder / name, "it is missing", START_AGAIN)
+        if self._has_best() and self.finished:
+            for name in ("metrics.json", "history.csv"):
+                if not (self.folder / name).exists():
+                    raise damaged(self.folder / name, "it is missing", START_AGAIN)
+            for name in ("train_seconds", "epochs", "params", "trainable", "best_epoch"):
+                if name not in metrics:
+                    raise damaged(self.folder / "metrics.json", f"no {name}", START_AGAIN)
         if not self._history_is_whole():
             raise damaged(self.folder / "history.csv", "changed since it was written", START_AGAIN)
         if metrics and history and config.val_fraction and "val" not in metrics:

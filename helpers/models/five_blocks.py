@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from helpers.config import Config
-from helpers.models.heads import ACTIVATIONS, dense_head
+from helpers.models.heads import ACTIVATIONS, check_memory, dense_head
 from helpers.models.norm_pool import norm_pool
 
 # Max pooling and a non-decreasing function commute exactly, and pooling first
@@ -22,6 +22,8 @@ class FiveBlocks(nn.Module):
     def __init__(self, config: Config, num_classes: int):
         super().__init__()
         channels = [3, *config.filter_list]
+        kernels = config.kernel_list
+        check_memory(config, sum(channels[i] * channels[i + 1] * kernels[i] ** 2 for i in range(5)))
         self.blocks = nn.Sequential(
             *(Block(config, channels[i], channels[i + 1], config.kernel_list[i]) for i in range(5))
         )

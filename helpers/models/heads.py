@@ -1,10 +1,12 @@
 """Heads: what turns a feature map or a vector of features into one output a class."""
 
+import itertools
 from collections import OrderedDict
 
+import psutil
 from torch import nn
 
-from helpers.config import Config
+from helpers.config import Config, ConfigError
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -17,11 +19,24 @@ ACTIVATIONS = {
 }
 
 
+def check_memory(config: Config, weights: int) -> None:
+    """Refuse what can never be trained here: weights, gradients and two moments in 32 bits."""
+    needed, there = 16 * weights, psutil.virtual_memory().total
+    if needed > there:
+        raise ConfigError(
+            f"{config.model} would have {weights:,} weights in these layers, which take "
+            f"{needed / 1e9:,.0f} GB in training, and there are {there / 1e9:,.0f} GB here: choose "
+            f"fewer filters or dense units"
+        )
+
+
 def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn.Sequential:
     """Make pooling, flatten, batch norm, hidden dense layers, and the last layer.
 
     `features` is what is left after `pool` (a module; None: nothing to pool) and flattening.
     """
+    widths = [features, *config.dense_list, num_classes]
+    check_memory(config, sum(width * wider for width, wider in itertools.pairwise(widths)))
     layers: dict[str, nn.Module] = {"pool": pool} if pool else {}
     layers["flatten"] = nn.Flatten()
     if config.head_norm:

@@ -12,7 +12,6 @@ or continue.
 
 import argparse
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from helpers import ROOT
 from helpers.config import ConfigError
+from helpers.files import readable_json
 from helpers.report import rows
 from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
@@ -177,9 +177,10 @@ def _error(notebook: Path) -> str:
     """Return the error of an executed notebook's last cell that has one; "" for none."""
     if not notebook.exists():
         return ""
+    content = readable_json(notebook, dict) or {}  # papermill may be killed while it writes
     outputs = [
         output
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for cell in content.get("cells", [])
         for output in cell.get("outputs", [])
         if output["output_type"] == "error"
     ]

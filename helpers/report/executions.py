@@ -100,7 +100,7 @@ class Execution:
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {self.paths(step)[0]: given for step, (_, given) in enumerate(self.steps)}
         if self.sweep:
-            files[Path(self.steps[0][1]["sweep"])] = self.sweep
+            files[ROOT / self.steps[0][1]["sweep"]] = self.sweep
         for path, content in files.items():
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             write_atomically(path, text.encode())
@@ -161,7 +161,7 @@ def _plan_one(
     if not stays:
         parameters, sweep, remarks = _change(row, parameters, dataset, changes)
     if sweep:
-        parameters["sweep"] = str(folder / Path(parameters["sweep"]).name)
+        parameters["sweep"] = _from(ROOT, folder / Path(parameters["sweep"]).name)
     if row.notebook == SWEEPING:
         parameters = {**parameters, "runs_root": f"{runs_root}/{report}"}
     elif "name" in _parameters(row):

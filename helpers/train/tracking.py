@@ -44,6 +44,6 @@ def tracked(run: Run, config: Config) -> Iterator[Callable[[dict], None]]:
         mode=config.tracking,
         dir=run.folder,
         config=config.model_dump(),
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_meta=True),
     ) as begun:
         yield lambda row: begun.log(row, step=int(row["epoch"]))
