@@ -140,6 +140,9 @@ class Config(BaseModel):
         except ValidationError as error:
             sentence = _sentence(error.errors()[0], values)
             raise ConfigError(abridge(for_terminal(sentence), LONGEST)) from None
+        except UnicodeEncodeError as error:  # on the way through pydantic
+            shown = abridge(for_terminal(error.object), 60)
+            raise ConfigError(f"'{shown}' is no text: a character of it is not in UTF-8") from None
 
     @classmethod
     def from_parameters(cls, namespace: dict, also: Iterable[str] = (), **fixed) -> "Config":
@@ -362,8 +365,8 @@ def _sentence(error: dict, values: dict) -> str:
     if len(error["loc"]) > 1 and isinstance(error["loc"][1], int):  # in a list
         field = ".".join(map(str, error["loc"][2:]))
         if error["type"] == "extra_forbidden":
-            known = did_you_mean(field, Stage.model_fields)
-            return f"unknown field '{field}' in {name} {known or list(Stage.model_fields)}"
+            hint = did_you_mean(field, Stage.model_fields)
+            return f"unknown field '{field}' in {name}{hint or ': possible are epochs, lr, freeze'}"
         name, value = " ".join(filter(None, (field, "in", name))), error["input"]
     if error["type"] == "extra_forbidden":
         return f"unknown parameter '{name}'" + (

@@ -54,11 +54,11 @@ def config(tmp_path):
 def fit(splits, config):
     """Train, and keep a copy of last.pt, which is gone when the run has finished."""
     folder = open_run(config).folder
+    return train.fit(build(config, 3), splits, config, lambda row: keep_last(folder))
 
-    def keep(row):
-        shutil.copyfile(folder / "last.pt", folder.with_name(f"{folder.name} last.pt"))
 
-    return train.fit(build(config, 3), splits, config, keep)
+def keep_last(folder):
+    shutil.copyfile(folder / "last.pt", folder.with_name(f"{folder.name} last.pt"))
 
 
 def weights(run: Run, name: str = "best.pt") -> dict:
@@ -140,6 +140,7 @@ def test_stopped_after_any_epoch_it_continues_to_the_same_weights(
 
     def end_and_stop(self, row):
         end_epoch(self, row)
+        keep_last(self.run.folder)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Training, "_end_epoch", end_and_stop)
