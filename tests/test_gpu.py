@@ -19,6 +19,7 @@ from helpers.data.images import Splits
 from helpers.detect import pipeline
 from helpers.detect.drawn.traffic import draw_scenes
 from helpers.models.device import choose_device, choose_dtype
+from helpers.runs import open_run
 from helpers.train import loop
 from helpers.visualize import saliency
 from helpers.visualize.guided import guided_backprop
@@ -49,13 +50,18 @@ def test_trains_and_tests_with_every_optimizer(splits, config, gpu, optimizer):
     with pretended_gpu(gpu):
         number_format = choose_dtype(config, choose_device())
         model = models.build(config, 3)
-        run = train.fit(model, splits, config.replace(optimizer=optimizer))
+        config = config.replace(optimizer=optimizer)
+        scaled = []
+
+        def look(row):
+            scaled.append(open_run(config).read_checkpoint("last.pt")["scaler"])
+
+        run = train.fit(model, splits, config, look)
         assert {p.device for p in model.parameters()} == {torch.device("cuda", 0)}
         evaluate.open_test_set(run, splits)
     assert number_format == (torch.float16 if gpu == T4 else torch.bfloat16)
     assert run.metrics["test"]["images"] == 24
-    scaled = run.read_checkpoint("last.pt")["scaler"]
-    assert bool(scaled) == (gpu == T4)
+    assert bool(scaled[-1]) == (gpu == T4)
 
 
 def test_a_gpu_learns_what_a_cpu_learns(splits, config):

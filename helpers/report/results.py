@@ -17,8 +17,8 @@ from pathlib import Path
 
 from helpers import ROOT
 from helpers.config import Config, ConfigError
-from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
 from helpers.files import write_atomically
+from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
 from helpers.runs import Run
 
 RESULTS = ROOT / "results"
