@@ -1,7 +1,8 @@
 """Run folders: one folder a run, plain files, written atomically, readable without this project.
 
-config.json, history.csv (a row an epoch), metrics.json, predictions.csv, best.pt, last.pt,
-environment.json, status.json.
+config.json, data.json (which images), history.csv (a row an epoch), metrics.json, predictions.csv,
+best.pt, last.pt (until the run has finished), environment.json, status.json. What is read is
+checked; a file that is damaged is named in one sentence, and set aside when the run goes on.
 """
 
 import csv
