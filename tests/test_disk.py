@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 
@@ -94,8 +95,10 @@ def test_of_two_trainings_of_one_run_one_works_and_the_other_waits(home, capsys)
     with lock(home / "runs" / "one" / "training", "testing"):  # both come to a closed door
         for thread in threads:
             thread.start()
-        while capsys.readouterr().out.count("waiting for another process") < 2:
-            pass
+        said = ""
+        while said.count("waiting for another process") < 2:
+            said += capsys.readouterr().out
+            time.sleep(0.05)
     for thread in threads:
         thread.join()
     assert sorted(seen) == [1, 2, 3]
