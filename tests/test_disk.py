@@ -21,6 +21,7 @@ from helpers.evaluate.evaluation import open_test_set
 from helpers.files import CannotWrite, lock, reserve, write_atomically
 from helpers.runs import Run, open_run
 from helpers.train import train
+from helpers.train.loop import fit
 
 
 @pytest.fixture
@@ -86,12 +87,13 @@ def test_unpacking_on_a_full_disk_leaves_the_archive_and_nothing_else(tmp_path):
 def test_of_two_trainings_of_one_run_one_works_and_the_other_waits(home, capsys):
     config = make_config(home).replace(name="one", epochs=3)
     alone = train(config.replace(name="alone"))
-    seen, runs = [], []
+    splits, seen, runs = data.load(config), [], []
 
-    def work():
-        runs.append(train(config, lambda row: bool(seen.append(row["epoch"]))))
+    def work(model):
+        runs.append(fit(model, splits, config, lambda row: bool(seen.append(row["epoch"]))))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    networks = [models.build(config, 2) for _ in range(2)]  # threads share the random numbers
+    threads = [threading.Thread(target=work, args=(network,)) for network in networks]
     with lock(home / "runs" / "one" / "training", "testing"):  # both come to a closed door
         for thread in threads:
             thread.start()
