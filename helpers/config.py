@@ -148,7 +148,7 @@ class Config(BaseModel):
     def from_parameters(cls, namespace: dict, also: Iterable[str] = (), **fixed) -> "Config":
         """Read a notebook's parameters from its `globals()`.
 
-        Every name assigned in the last annotated parameters cell, or in the cell that papermill
+        Every name assigned in an annotated parameters cell, or in the cell that papermill
         injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
         Those must have the type that they are annotated with, and where `also` is a dict, lie
         between the two ends that it gives for a name. Outside a notebook, every plain value of
@@ -323,27 +323,39 @@ def did_you_mean(name: str, known) -> str:
 
 
 def _parameter_types(namespace: dict) -> dict[str, str]:
-    """Names assigned in the last annotated cell and in papermill's after it, with annotations."""
-    names: list[str] = []
-    types: dict[str, str] = {}
+    """Names assigned in the annotated cells and in papermill's after them, with annotations.
+
+    Of a cell that was changed and run again, only the last version counts: an older one shares
+    half of its names or more with what came later.
+    """
     if "In" not in namespace:
         plain = (bool, int, float, str, list, dict, type(None))
         names = [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
         return dict.fromkeys(names, "")
+    names: list[str] = []
+    types: dict[str, str] = {}
+    cells: set[str] = set()  # names from the annotated cells
     for source in reversed(namespace["In"]):
         try:
             statements = ast.parse(source).body
         except SyntaxError:  # a cell with IPython magic
             continue
         annotated = [node for node in statements if isinstance(node, ast.AnnAssign)]
-        types |= {node.target.id: ast.unparse(node.annotation) for node in annotated}
-        if annotated or source.startswith("# Parameters"):
-            for node in statements:
-                targets = getattr(node, "targets", [getattr(node, "target", None)])
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-        if annotated:
+        found = dict.fromkeys(name for node in statements for name in _assigned(node))
+        if annotated and len(cells & found.keys()) >= len(found) / 2:
             break
+        if annotated or source.startswith("# Parameters"):
+            names += found
+        if annotated:
+            cells |= found.keys()
+            here = {node.target.id: ast.unparse(node.annotation) for node in annotated}
+            types = here | types
     return {name: types.get(name, "") for name in dict.fromkeys(names) if name in namespace}
+
+
+def _assigned(node: ast.stmt) -> list[str]:
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _check_own(name: str, value: object, kind: str, ends: tuple[float, float] | None) -> None:

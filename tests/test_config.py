@@ -123,6 +123,14 @@ def test_a_corrected_typo_does_not_stop_the_second_try():
     assert Config.from_parameters(namespace).dropout == 0.1
 
 
+def test_a_second_parameters_cell_adds_to_the_first():
+    first = "dataset: str = 'caltech101'\nlr: float = 0.1\nepochs: int = 9"
+    config = Config.from_parameters(notebook(first, "# Parameters\nseed = 5", "lr: float = 0.2"))
+    assert (config.dataset, config.lr, config.epochs, config.seed) == ("caltech101", 0.2, 9, 5)
+    edited = notebook(first, "dataset: str = 'caltech101'\nlr: float = 0.1")  # a line less
+    assert Config.from_parameters(edited).epochs == Config().epochs
+
+
 def test_plain_values_outside_a_notebook():
     assert Config.from_parameters({"lr": 0.5, "_hidden": 1, "module": pytest}).lr == 0.5
 

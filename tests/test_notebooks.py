@@ -1,6 +1,7 @@
 """The notebooks' form: no outputs, one parameters cell, one bootstrap cell, thin code."""
 
 import ast
+import dis
 import io
 import re
 import tokenize
@@ -74,6 +75,24 @@ def test_imports_hide_no_parameter(notebook):
     }
     if any("Config.from_parameters" in cell for cell in cells):
         assert not imported & set(Config.model_fields)
+
+
+def test_no_cell_rebinds_a_parameter_of_the_run(notebook):
+    """Else the cells could not be run twice: `model` would be the network, not its name."""
+    cells = [TransformerManager().transform_cell(cell.source) for cell in code_cells(notebook)]
+    bound = [
+        name
+        for cell in cells
+        for name in {
+            instruction.argval
+            for instruction in dis.get_instructions(compile(cell, "cell", "exec"))
+            if instruction.opname == "STORE_NAME"
+        }
+    ]
+    once = {"weights"}  # notebook 06 puts the run's folder in the place of a data set's name
+    twice = {name for name in bound if bound.count(name) > 1 and name in Config.model_fields}
+    if any("Config.from_parameters" in cell for cell in cells):
+        assert twice <= once
 
 
 def test_returned_figures_are_shown(notebook):

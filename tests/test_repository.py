@@ -15,10 +15,11 @@ from packaging.requirements import Requirement
 from helpers import ROOT
 
 HELPERS = ROOT / "helpers"
-BELOW = {"config", "files", "text"}
+BELOW = {"config", "files", "progress", "text"}
 CORE = BELOW | {"runs", "data", "count", "models"}
 MAY_IMPORT = {  # each part of helpers: the other parts that it may use
     "text": set(),
+    "progress": set(),
     "files": {"text"},
     "config": {"text", "files"},
     "runs": BELOW,
@@ -119,7 +120,7 @@ def test_licence_is_mit():
 
 
 def test_requirements_name_every_package_that_helpers_import():
-    optional = {"ultralytics"}
+    optional = {"ultralytics", "IPython"}  # the second comes with ipykernel
     distributions = metadata.packages_distributions()
     files = requirements("requirements.txt") + requirements("requirements-dev.txt")
     named = {requirement.name.lower() for requirement in files}

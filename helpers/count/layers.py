@@ -18,9 +18,9 @@ from matplotlib.ticker import EngFormatter
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 
 from helpers.config import did_you_mean
+from helpers.progress import tqdm
 
 COLORS = {"macs": "#0f7b8a", "params": "#d9772b"}
 

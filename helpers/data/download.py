@@ -16,9 +16,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from tqdm.auto import tqdm
-
 from helpers.files import CannotWrite, naming_the_disk, own_folder, write_atomically
+from helpers.progress import tqdm
 from helpers.text import abridge, for_terminal, reason
 
 MOST_TIMES = 100  # an archive may grow by when unpacked; photographs hardly grow

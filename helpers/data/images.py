@@ -19,7 +19,6 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate
-from tqdm.auto import tqdm
 from typing_extensions import TypedDict
 
 from helpers import ROOT
@@ -35,6 +34,7 @@ from helpers.files import (
     reserve,
     write_json,
 )
+from helpers.progress import tqdm
 from helpers.text import reason
 
 ORIENTATION = 0x0112  # the EXIF tag

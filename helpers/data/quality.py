@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm.auto import tqdm
 
 from helpers.data import sources
 from helpers.data.images import to_rgb
+from helpers.progress import tqdm
 from helpers.text import abridge, for_figure, for_markdown, for_terminal, reason
 
 FINDINGS = {  # what a report looks for

@@ -12,7 +12,8 @@ from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from tqdm.auto import tqdm
+
+from helpers.progress import tqdm
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:

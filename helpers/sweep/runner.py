@@ -21,11 +21,11 @@ import optuna
 import torch
 import yaml
 from optuna.trial import TrialState
-from tqdm.auto import tqdm
 
 from helpers import ROOT, data
 from helpers.config import Config, ConfigError
 from helpers.files import write_atomically
+from helpers.progress import tqdm
 from helpers.runs import Run, find_runs
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep

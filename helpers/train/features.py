@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import torch
 from torch import fx, nn
-from tqdm.auto import tqdm
 
 from helpers.config import Config
 from helpers.count.layers import count
@@ -24,6 +23,7 @@ from helpers.data.images import ImageSet, send
 from helpers.files import reserve
 from helpers.models.freezing import BLOCK, train_mode
 from helpers.models.graph import UNFOLLOWED, fold, trace
+from helpers.progress import tqdm
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
 WORTHWHILE = 0.2  # share of the network's MACs in the frozen beginning

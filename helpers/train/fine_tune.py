@@ -5,9 +5,8 @@ Start with `compare`; each way is an ordinary run.
 
 import re
 
-from tqdm.auto import tqdm
-
 from helpers.config import Config, ConfigError
+from helpers.progress import tqdm
 from helpers.runs import Run, shorten
 from helpers.train.loop import train
 

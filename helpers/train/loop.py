@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from helpers import ROOT, data, models
 from helpers.config import Config
@@ -24,6 +23,7 @@ from helpers.evaluate.evaluation import evaluate, predict
 from helpers.files import CannotWrite, lock
 from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
 from helpers.models.freezing import freeze, train_mode
+from helpers.progress import tqdm
 from helpers.runs import Run, best_run, find_runs, open_run
 from helpers.text import reason
 from helpers.train import features, processes

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed, nn
-from tqdm.auto import tqdm
 
 from helpers import ROOT
 from helpers.config import Config
 from helpers.models.device import choose_device
+from helpers.progress import tqdm
 from helpers.runs import Run, open_run
 
 # The first process may decode a data set while the others wait; one that dies ends them all.

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from helpers.models.five_blocks import FiveBlocks
+from helpers.progress import tqdm
 from helpers.visualize.guided import Neuron, feature_maps, spatial_layers
 
 

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm.auto import tqdm
 
 from helpers import ROOT
 from helpers.data.drawn import creatures as c
 from helpers.data.drawn import garden as g
 from helpers.data.drawn.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
 from helpers.files import lock, making
+from helpers.progress import tqdm
 
 View = tuple[Callable[[Canvas, Random], None], float]  # how to draw, largest turn (radians)
 

@@ -14,7 +14,6 @@ from matplotlib.path import Path as Polygon
 from matplotlib.transforms import Bbox
 from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull
-from tqdm.auto import tqdm
 
 from helpers.detect.drawn import scene
 from helpers.detect.drawn.scene import FAR, NEAR, SIZE, Camera, Model, Scene
@@ -28,6 +27,7 @@ from helpers.detect.rules import (
 )
 from helpers.detect.tracking import box_iou
 from helpers.detect.video import Writer
+from helpers.progress import tqdm
 
 FPS = 25
 BUILDERS = {"car": scene.build_car, "bus": scene.build_bus, "truck": scene.build_truck}  # COCO
