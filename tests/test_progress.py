@@ -18,7 +18,7 @@ def page():
     cells = [
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom helpers.progress import tqdm",
         "print('before')\nfor i in tqdm(range(30), 'counting', mininterval=0):\n    seen = i",
-        "bar = tqdm(total=2, desc='open', disable=None)\nbar.update()\nbar.refresh()",
+        "bar = tqdm(total=2, desc='open', disable=None)\nbar.update()\nbar.refresh();",
         "for i in tqdm(range(3), disable=True): pass",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
