@@ -337,19 +337,20 @@ class Run:
 
     def check(self) -> None:
         """Read everything but the checkpoints; raises DamagedFile in one sentence."""
-        config, history = self.config, self.history
-        metrics, _ = self.metrics, self.environment
+        _, _, history, metrics = self.config, self.environment, self.history, self.metrics
         if self._has_best() and self.finished:
             for name in ("metrics.json", "history.csv"):
                 if not (self.folder / name).exists():
                     raise damaged(self.folder / name, "it is missing", START_AGAIN)
+            if not history:
+                raise damaged(self.folder / "history.csv", "no epoch", START_AGAIN)
             for name in ("train_seconds", "epochs", "params", "trainable", "best_epoch"):
                 if name not in metrics:
                     raise damaged(self.folder / "metrics.json", f"no {name}", START_AGAIN)
+            if "val_accuracy" in history[-1] and "val" not in metrics:
+                raise damaged(self.folder / "metrics.json", "no val", START_AGAIN)
         if not self._history_is_whole():
             raise damaged(self.folder / "history.csv", "changed since it was written", START_AGAIN)
-        if metrics and history and config.val_fraction and "val" not in metrics:
-            raise damaged(self.folder / "metrics.json", "it has no val", START_AGAIN)
 
 
 def read_checkpoint(path: Path, kind: Any = Best) -> dict:
