@@ -18,7 +18,6 @@ from helpers import ROOT
 from helpers.config import Config
 from helpers.report import batch, executions, rows
 from helpers.report.rows import TRAINING, ExperimentError, load
-from helpers.runs import Run
 
 WORK = """
 import os, pathlib, time
@@ -311,7 +310,8 @@ def test_row_is_finished_as_long_as_its_run_is_there(tmp_path):
     execution.set_status("finished")
     assert not execution.finished
     execution.run.folder.mkdir(parents=True)
-    Run(execution.run.folder).set_status("finished")
+    execution.run.write_json("config.json", Config().model_dump())
+    execution.run.set_status("finished")
     assert execution.finished
     execution.steps[0][1]["lr"] = 0.5
     assert not execution.finished

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from helpers import data
 from helpers.config import Config
 from helpers.data.augment import normalize
 from helpers.data.batches import batches
@@ -149,6 +150,13 @@ def measure(logits: torch.Tensor, images: ImageSet) -> Evaluation:
         classes=images.classes,
         paths=images.paths,
     )
+
+
+def load_images(run: Run, data_root: str = "") -> Splits:
+    """Load the images that a run was trained on; raises ConfigError where they have changed."""
+    splits = data.load(run.config.replace(data_root=data_root))
+    run.tie(splits.fingerprint, splits.classes)
+    return splits
 
 
 def open_test_set(run: Run, splits: Splits, model: torch.nn.Module | None = None) -> Evaluation:
