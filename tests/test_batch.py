@@ -100,12 +100,12 @@ def start(home, arguments):
 
 def test_every_row_ends_with_a_state_and_the_failed_ones_run_again(home, capsys):
     rows = [{"name": "good"}, {"name": "fails"}, {"name": "dies"},
-            {"name": "slow", "limit_minutes": 0.1}]  # fmt: skip
+            {"name": "slow", "limit_minutes": 0.3}]  # fmt: skip
     arguments = write(home, rows)
     assert batch.main([*arguments, "--jobs", "2"]) == 1
     said = capsys.readouterr().out
     assert "failed: R9 fails: ValueError: broken on purpose" in said
-    assert "failed: R9 slow: not done within its limit of 0.1 minutes" in said
+    assert "failed: R9 slow: not done within its limit of 0.3 minutes" in said
     assert "2 of 4 executions have finished" in said
     states = {row["name"]: status(home, row["name"])["state"] for row in rows}
     assert states == {"good": "finished", "fails": "failed", "dies": "finished", "slow": "failed"}

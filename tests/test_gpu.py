@@ -16,7 +16,7 @@ from helpers import evaluate, models, train
 from helpers.config import AUGMENTATIONS, Config
 from helpers.data.augment import augment, normalize
 from helpers.data.images import Splits
-from helpers.detect import pipeline
+from helpers.detect.drawn.detector import train_detector
 from helpers.detect.drawn.traffic import draw_scenes
 from helpers.models.device import choose_device, choose_dtype
 from helpers.runs import open_run
@@ -230,6 +230,6 @@ def test_fine_tunes_one_network_a_family(config, gpu, name, side):
 def test_detector_trains_and_finds():
     images, targets = draw_scenes(8, 0)
     with pretended_gpu(T4):
-        detector = pipeline.train_detector(images, targets, steps=2, batch_size=2)
+        detector = train_detector(images, targets, steps=2, batch_size=2)
         found = detector.predict(images[:2])
     assert len(found) == 2 and all(isinstance(one.boxes, np.ndarray) for one in found)

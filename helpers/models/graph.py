@@ -43,13 +43,14 @@ class _Tracer(fx.Tracer):
         return super().create_proxy(kind, target, args, kwargs, *more, **named)
 
     def call_module(self, module: nn.Module, forward, args, kwargs):
-        before = set(self.graph.nodes)
+        before, entered = set(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(module, forward, args, kwargs)
         except UNFOLLOWED:
             for node in reversed(list(self.graph.nodes)):  # back to where it was entered
                 if node not in before:
                     self.graph.erase_node(node)
+            self.module_stack = entered
             return self.create_proxy("call_module", self.path_of_module(module), args, kwargs)
 
 

@@ -103,6 +103,7 @@ class _NormPool(torch.autograd.Function):
 def _sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum over the processes of one training, so that all normalise alike."""
     if distributed.is_initialized():
+        tensor = tensor.clone()  # the part of this process is still needed
         distributed.all_reduce(tensor)
     return tensor
 
