@@ -78,7 +78,14 @@ def test_two_processes_killed_on_the_way_continue_to_the_same_result(config, tmp
     process.wait()
     assert not Run(tmp_path / "several").finished
     launch(several, 2)
-    same_as_one_process(several)
+    launch(several.replace(name="whole"), 2)
+    run, whole = Run(tmp_path / "several"), Run(tmp_path / "whole")
+    for row, other in zip(run.history, whole.history, strict=True):
+        for figure in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+            assert row[figure] == other[figure], figure
+    weights = whole.read_checkpoint("best.pt")["model"]
+    for name, tensor in run.read_checkpoint("best.pt")["model"].items():
+        assert torch.equal(tensor, weights[name]), name
 
 
 def test_a_training_that_fails_says_so(config):
