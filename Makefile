@@ -5,13 +5,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+QUICK := $(patsubst %,tests/test_%.py, repository config models norm_pool augment data evaluate \
+	intervals conclusions convolution findings stated text)
 
-.PHONY: help run report test lint check-bounds publish clean
+.PHONY: help run report test test-quick lint check-bounds publish clean
 
 help:
 	@echo "make run    run the notebooks on the embedded data; results in runs/"
 	@echo "make report put all that runs/ holds on one page: runs/report/report.html"
 	@echo "make test   run all tests and every notebook"
+	@echo "make test-quick        the tests without kernels and kills, in about a minute"
 	@echo "make lint   check the style of the code"
 	@echo "make check-bounds      test the oldest and the newest versions that are allowed (10 GB)"
 	@echo "make publish REPO=a/b  write this repository's address into notebooks and README"
@@ -33,7 +36,11 @@ report: $(READY)
 	$(BIN)/python -m helpers.report
 
 test: $(READY)
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 tests $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 $(NOTEBOOKS)
+
+test-quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
 
 lint: $(READY)
 	$(BIN)/ruff check
