@@ -96,20 +96,6 @@ def test_04_opens_the_test_set(place, trained):
     assert len(execute(place, "04", run=place.run, rows=2)["result"].labels) == 18
 
 
-def test_05_looks_inside(place, trained):
-    done = execute(place, "05", run=place.run, neurons=4, looked_at=12, compared=2)
-    assert next(done["model"].parameters()).device == torch.device("cuda", 0)
-
-
-def test_06_fine_tunes(place, trained):
-    done = execute(
-        place, "06", dataset=place.dataset, weights=place.run, compare=["scratch", "all_but_head"],
-        seeds=2, epochs=1, feature_views=1, norm_after_pool=False, pooling="flatten", test=True,
-        final=True, runs_root=place.runs, **SMALL,
-    )  # fmt: skip
-    assert len(done["everyone"]) == 4
-
-
 def test_07_detects(place):
     def few(count, seed):
         return draw_scenes(8, seed)
