@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
-import torch
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib.figure import Figure
