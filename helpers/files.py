@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from helpers.text import abridge, for_terminal, reason
 
-UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.unfinished")  # of what, and by which process
+UNFINISHED = re.compile(r"\.(.+)\.(\d+)(?:-\d+)?\.unfinished")  # of what, and by which process
 CHECKSUM = "checksum"  # the key of a JSON file's own
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -91,7 +92,8 @@ def making(folder: Path) -> Iterator[Path]:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name[:200]}.{os.getpid()}.unfinished")
+    owner = f"{os.getpid()}-{threading.get_ident()}"
+    return path.with_name(f".{path.name[:200]}.{owner}.unfinished")
 
 
 def remove_leftovers(folder: Path) -> None:

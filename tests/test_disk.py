@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_damage import make_config, result, write_images
 
-from helpers import data, models
+from helpers import data, files, models
 from helpers.config import Config, ConfigError
 from helpers.data import images as decoding
 from helpers.data.download import unpack
@@ -84,10 +84,11 @@ def test_unpacking_on_a_full_disk_leaves_the_archive_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.zip"]
 
 
-def test_of_two_trainings_of_one_run_one_works_and_the_other_waits(home, capsys):
+def test_of_two_trainings_of_one_run_one_works_and_the_other_waits(home, monkeypatch):
     config = make_config(home).replace(name="one", epochs=3)
     alone = train(config.replace(name="alone"))
-    splits, seen, runs = data.load(config), [], []
+    splits, seen, runs, said = data.load(config), [], [], []
+    monkeypatch.setattr(files, "print", lambda text, **_: said.append(text), raising=False)
 
     def work(model):
         runs.append(fit(model, splits, config, lambda row: bool(seen.append(row["epoch"]))))
@@ -97,10 +98,9 @@ def test_of_two_trainings_of_one_run_one_works_and_the_other_waits(home, capsys)
     with lock(home / "runs" / "one" / "training", "testing"):  # both come to a closed door
         for thread in threads:
             thread.start()
-        said = ""
-        while said.count("waiting for another process") < 2:
-            said += capsys.readouterr().out
+        while len(said) < 2 and all(thread.is_alive() for thread in threads):
             time.sleep(0.05)
+    assert said == ["waiting for another process, which is training one"] * 2
     for thread in threads:
         thread.join()
     assert sorted(seen) == [1, 2, 3]

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def join() -> None:
     """Join the processes that torchrun started, each with a GPU of its own where there are any."""
     if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         return
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     device = choose_device()
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -55,6 +57,14 @@ def join() -> None:
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=device)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
+
+
+def _end_with_parent() -> None:
+    """End this process soon after torchrun was killed, which would leave it behind."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def leave() -> None:
