@@ -18,9 +18,9 @@ import time
 import torch
 
 from helpers import ROOT, models
-from helpers.config import Config
 from helpers.count.layers import count
 from helpers.models.device import environment
+from helpers.runs.config import Config
 
 NETWORKS = ("five_blocks", "alexnet", "vgg16", "resnet50", "densenet121", "efficientnet_b0",
             "vit_b_16")  # fmt: skip

@@ -22,9 +22,9 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
 from helpers import ROOT, data
-from helpers.config import Config
 from helpers.data.batches import shuffle
 from helpers.models.device import environment
+from helpers.runs.config import Config
 
 BATCH = 64
 

@@ -29,9 +29,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from helpers import ROOT, data, models, train
-from helpers.config import Config
 from helpers.data import sources
 from helpers.models.device import environment
+from helpers.runs.config import Config
 
 EPOCHS = 10
 MODELS = {"resnet50": "resnet50", "efficientnet_lite0": "tf_efficientnet_lite0"}  # ours: timm's

@@ -16,8 +16,8 @@ from captum.attr import NeuronGuidedBackprop
 from tqdm.auto import tqdm
 
 from helpers import ROOT, models
-from helpers.config import Config
 from helpers.models.device import environment
+from helpers.runs.config import Config
 from helpers.visualize.figures import guided_backprop
 from helpers.visualize.guided import feature_maps
 

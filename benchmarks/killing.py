@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from helpers import data
-from helpers.config import Config
 from helpers.data import images as decoding
 from helpers.report import batch, page
-from helpers.runs import Run, find_runs
+from helpers.runs.config import Config
+from helpers.runs.folder import Run, find_runs
 from helpers.sweep import queue, runner
 from helpers.sweep.file import read_sweep
 from helpers.train import train

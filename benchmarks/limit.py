@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import ROOT
-from helpers.config import Config
 from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.norm_pool import norm_pool
+from helpers.runs.config import Config
 
 ROUNDS = 7
 

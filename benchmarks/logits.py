@@ -15,9 +15,9 @@ import json
 import numpy as np
 
 from helpers import ROOT
-from helpers.config import Config
 from helpers.evaluate import compare_runs
 from helpers.models.device import environment
+from helpers.runs.config import Config
 from helpers.train import fine_tune
 
 WAYS = {

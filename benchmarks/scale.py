@@ -24,9 +24,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from helpers import ROOT, data, models, train
-from helpers.config import Config
 from helpers.data import sources
 from helpers.models.device import environment
+from helpers.runs.config import Config
 
 
 def copy_images(count: int, folder: Path) -> None:

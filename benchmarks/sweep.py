@@ -23,8 +23,8 @@ import psutil
 import yaml
 
 from helpers import ROOT, data, models, sweep
-from helpers.config import Config
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 from helpers.sweep import queue
 from helpers.sweep.file import read_sweep
 from helpers.train.loop import fit

@@ -25,10 +25,10 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
 from helpers import ROOT, data, models, train
-from helpers.config import Config
 from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set
 from helpers.models.device import environment
+from helpers.runs.config import Config
 
 RUNS = ROOT / "runs" / "benchmarks" / "time_to_accuracy"
 

@@ -36,9 +36,9 @@ from torchvision.datasets import ImageFolder
 from tqdm.auto import tqdm
 
 from helpers import ROOT, data, models, train
-from helpers.config import Config
 from helpers.data import sources
 from helpers.models.device import environment
+from helpers.runs.config import Config
 
 NETWORK = {
     "image_size": 224, "filters": [32, 64, 128, 256, 512], "dense": 128, "dropout": 0.0,

@@ -19,12 +19,12 @@ import numpy as np
 import yaml
 
 from helpers import ROOT, data
-from helpers.config import Config
 from helpers.data import sources
 from helpers.evaluate import compare_runs, tradeoff
 from helpers.evaluate.evaluation import open_test_set
 from helpers.models.device import environment
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 from helpers.train import fine_tune
 
 NEW_CLASSES, IMAGES = 20, 10

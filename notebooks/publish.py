@@ -28,7 +28,7 @@ parent = psutil.Process().parent()
 started = [word for word in (parent.cmdline() if parent else []) if word.endswith(".ipynb")]  # papermill's
 starts = [*map(Path, started[:1]), Path.cwd() / "five-blocks", Path(sys.prefix)]
 folders = [folder for start in starts for folder in (start.absolute(), *start.absolute().parents)]
-root = next((p for p in folders if (p / "helpers" / "config.py").exists()), None)
+root = next((p for p in folders if (p / "helpers" / "runs" / "config.py").exists()), None)
 if root is None and repository:
     root = Path.cwd() / "five-blocks"
     !git clone -q -n https://github.com/{{repository}} "{{root}}" && git -C "{{root}}" reset -q --hard {{commit}}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from helpers.config import AUGMENTATIONS
 from helpers.data.augment import augment, normalize
 from helpers.models.weights import NORMALIZATIONS
+from helpers.runs.config import AUGMENTATIONS
 
 
 def generator(seed=0):

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from helpers import ROOT
-from helpers.config import Config
 from helpers.report import batch, executions, rows
 from helpers.report.rows import TRAINING, ExperimentError, load
+from helpers.runs.config import Config
 
 WORK = """
 import os, pathlib, time

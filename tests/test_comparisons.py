@@ -2,10 +2,10 @@
 
 import pytest
 
-from helpers.config import Config
 from helpers.report import comparisons
 from helpers.report.rows import Row, config_of
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 
 NOTEBOOK = "02_train_from_scratch"
 

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.config import AUGMENTATIONS, Config, ConfigError, parse_freeze
+from helpers.runs.config import AUGMENTATIONS, Config, ConfigError, parse_freeze
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"lrr": 0.1}, ["'lrr'", "did you mean 'lr'"]),
-        ({"xyzzy": 1}, ["'xyzzy'", "helpers/config.py"]),
+        ({"xyzzy": 1}, ["'xyzzy'", "helpers/runs/config.py"]),
         ({"lr": "fast"}, ["lr", "'fast'", "number"]),
         ({"lr": 0.0}, ["lr", "0.0", "greater than 0"]),
         ({"epochs": 2.5}, ["epochs", "2.5", "integer"]),

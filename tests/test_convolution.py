@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from helpers.config import Config
 from helpers.count import convolution
 from helpers.models import build
+from helpers.runs.config import Config
 
 
 @given(side=st.integers(3, 8), size=st.integers(1, 3), seed=st.integers(0, 9))

@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers.config import Config, ConfigError
 from helpers.count.algebra import cs6910_operations, formulas
 from helpers.count.layers import (
     classifier,
@@ -24,6 +23,7 @@ from helpers.count.layers import (
     without_weights,
 )
 from helpers.models import build
+from helpers.runs.config import Config, ConfigError
 
 R1 = Config(
     image_size=274,

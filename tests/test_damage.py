@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from helpers import ROOT, data, models, train
-from helpers.config import Config, ConfigError
 from helpers.data import images as decoding
-from helpers.files import CannotWrite, DamagedFile
 from helpers.report import rows
 from helpers.report.executions import read_status
 from helpers.report.rows import ExperimentError
-from helpers.runs import Run, find_runs
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import CannotWrite, DamagedFile
+from helpers.runs.folder import Run, find_runs
 from helpers.sweep import queue
 from helpers.sweep.file import read_sweep
 

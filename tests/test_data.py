@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from helpers import data
-from helpers.config import Config
 from helpers.data import images as decoding
 from helpers.data.batches import batches
+from helpers.runs.config import Config
 
 
 def write_image(path, color, size=(40, 30)):

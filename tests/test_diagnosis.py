@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.config import Config
 from helpers.models import build
+from helpers.runs.config import Config
 from helpers.train import diagnosis
 
 

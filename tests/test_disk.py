@@ -13,13 +13,14 @@ import pytest
 import torch
 from test_damage import make_config, result, write_images
 
-from helpers import data, files, models
-from helpers.config import Config, ConfigError
+from helpers import data, models
 from helpers.data import images as decoding
 from helpers.data.download import unpack
 from helpers.evaluate.evaluation import open_test_set
-from helpers.files import CannotWrite, lock, reserve, write_atomically
-from helpers.runs import Run, open_run
+from helpers.runs import files
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import CannotWrite, lock, reserve, write_atomically
+from helpers.runs.folder import Run, open_run
 from helpers.train import train
 from helpers.train.loop import fit
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from helpers import ROOT, data, models, train
-from helpers.config import Config
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 from helpers.train.processes import launch
 
 

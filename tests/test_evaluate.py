@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from test_train import SMALL, fit, image_set
 
-from helpers.config import Config
 from helpers.data.images import Splits
 from helpers.evaluate.evaluation import evaluate, open_test_set, predict
 from helpers.evaluate.figures import choose_stratified
 from helpers.models import build
+from helpers.runs.config import Config
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from fnmatch import fnmatch
 import pytest
 import yaml
 
-from helpers.config import Config
 from helpers.count.algebra import cs6910_operations
 from helpers.count.layers import count, without_weights
 from helpers.models import build, freeze
 from helpers.report import rows
 from helpers.report.rows import ExperimentError, fits, load, load_all, number
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 
 ROWS = load_all()
 COUNTED = [row for row in ROWS if row.counts]

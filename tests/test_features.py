@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import models, train
-from helpers.config import Config
 from helpers.data.images import Splits
 from helpers.models.freezing import freeze
 from helpers.models.graph import fold
+from helpers.runs.config import Config
 from helpers.train import features, loop
 
 

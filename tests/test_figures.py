@@ -5,10 +5,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_train import SMALL, fit, image_set
 
-from helpers.config import Config
 from helpers.data.images import Splits
 from helpers.evaluate import figures
 from helpers.evaluate.evaluation import Evaluation
+from helpers.runs.config import Config
 
 
 @pytest.fixture

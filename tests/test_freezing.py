@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from helpers import models
-from helpers.config import Config, ConfigError
 from helpers.count.layers import without_weights
 from helpers.models import freezing
+from helpers.runs.config import Config, ConfigError
 from helpers.train.optimizers import make_optimizer, make_scheduler
 
 

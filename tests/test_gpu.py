@@ -13,13 +13,13 @@ from pretended_gpu import A100, GIB, T4, pretended_gpu
 from test_train import SMALL, image_set
 
 from helpers import evaluate, models, train
-from helpers.config import AUGMENTATIONS, Config
 from helpers.data.augment import augment, normalize
 from helpers.data.images import Splits
 from helpers.detect.drawn.detector import train_detector
 from helpers.detect.drawn.traffic import draw_scenes
 from helpers.models.device import choose_device, choose_dtype
-from helpers.runs import open_run
+from helpers.runs.config import AUGMENTATIONS, Config
+from helpers.runs.folder import open_run
 from helpers.train import loop
 from helpers.visualize import saliency
 from helpers.visualize.guided import guided_backprop

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import models
-from helpers.config import Config
+from helpers.runs.config import Config
 from helpers.visualize.guided import describe_rule, feature_maps, guided_backprop, spatial_layers
 from helpers.visualize.receptive_field import Axis
 

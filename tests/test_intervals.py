@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 
-from helpers.config import Config
 from helpers.evaluate import intervals
 from helpers.evaluate.intervals import BETTER, NO_EVIDENCE, WORSE
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 
 
 @given(total=st.integers(1, 3000), share=st.floats(0, 1))

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from helpers.config import Config
 from helpers.report import ledger
 from helpers.report.ledger import Entry, entries_of, judge
 from helpers.report.rows import Row, config_of
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 
 NOTEBOOK = "02_train_from_scratch"
 

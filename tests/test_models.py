@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.config import Config, ConfigError
 from helpers.models import build
 from helpers.models.heads import ACTIVATIONS
+from helpers.runs.config import Config, ConfigError
 
 
 def count(model: nn.Module) -> int:

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import models
-from helpers.config import Config
 from helpers.models.norm_pool import norm_pool
+from helpers.runs.config import Config
 
 
 def pair(channels):

@@ -12,7 +12,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from helpers import ROOT
-from helpers.config import Config
+from helpers.runs.config import Config
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

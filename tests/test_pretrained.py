@@ -19,11 +19,11 @@ from test_train import SMALL, image_set
 from torchvision.transforms import v2
 
 from helpers import models, train
-from helpers.config import Config, ConfigError
 from helpers.count.layers import without_weights
 from helpers.data.augment import normalize, resize
 from helpers.data.images import Splits
 from helpers.models import weights, zoo
+from helpers.runs.config import Config, ConfigError
 
 CANDIDATES = {  # GNR638's table with 1000 classes, published totals
     "mobilenet_v2": 3504872, "squeezenet1_0": 1248424, "shufflenet_v2_x1_0": 2278604,

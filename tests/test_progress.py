@@ -5,7 +5,7 @@ import nbformat
 import pytest
 
 from helpers import ROOT
-from helpers.progress import tqdm
+from helpers.runs.progress import tqdm
 
 
 def test_outside_a_notebook_nothing_is_shown_where_nobody_watches(capsys):
@@ -16,7 +16,7 @@ def test_outside_a_notebook_nothing_is_shown_where_nobody_watches(capsys):
 @pytest.fixture(scope="module")
 def page():
     cells = [
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom helpers.progress import tqdm",
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom helpers.runs.progress import tqdm",
         "print('before')\nfor i in tqdm(range(30), 'counting', mininterval=0):\n    seen = i",
         "bar = tqdm(total=2, desc='open', disable=None)\nbar.update()\nbar.refresh();",
         "for i in tqdm(range(3), disable=True): pass",

@@ -104,8 +104,8 @@ ELSEWHERE = 'import sys\nsys.prefix = "/nowhere"'  # no environment inside of a 
 def test_papermill_from_any_folder_uses_the_notebooks_own_checkout(tmp_path):
     own, other = tmp_path / "my own", tmp_path / "other"
     for checkout in (own, other):
-        (checkout / "helpers").mkdir(parents=True)
-        (checkout / "helpers" / "config.py").write_text("")
+        (checkout / "helpers" / "runs").mkdir(parents=True)
+        (checkout / "helpers" / "runs" / "config.py").write_text("")
     (own / "notebooks").mkdir()
     found = start(tmp_path, notebook=own / "notebooks" / "n.ipynb", folder=other, before=ELSEWHERE)
     assert found == f"FOUND {own} {own}\n"
@@ -126,7 +126,7 @@ def test_where_the_code_cannot_be_had_it_says_what_to_do(repository, tmp_path, m
 
 def test_the_published_commit_is_fetched_once_into_a_folder_with_a_space(tmp_path):
     source, folder = tmp_path / "someone" / "blocks", tmp_path / "My Drive"
-    (source / "helpers").mkdir(parents=True)
+    (source / "helpers" / "runs").mkdir(parents=True)
     folder.mkdir()
 
     def git(*command):
@@ -135,7 +135,7 @@ def test_the_published_commit_is_fetched_once_into_a_folder_with_a_space(tmp_pat
 
     git("init", "-q")
     for version in ("pinned", "later"):
-        (source / "helpers" / "config.py").write_text(version)
+        (source / "helpers" / "runs" / "config.py").write_text(version)
         git("add", ".")
         git("commit", "-q", "-m", version)
     pinned = git("rev-parse", "HEAD~1")
@@ -143,4 +143,4 @@ def test_the_published_commit_is_fetched_once_into_a_folder_with_a_space(tmp_pat
     for _ in range(2):
         found = start(tmp_path, "someone/blocks", pinned, ELSEWHERE, folder=folder)
         assert found == f"FOUND {root} {root}\n"
-    assert (root / "helpers" / "config.py").read_text() == "pinned"
+    assert (root / "helpers" / "runs" / "config.py").read_text() == "pinned"

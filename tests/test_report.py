@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from helpers.config import Config
 from helpers.report import ledger
 from helpers.report import page as report
 from helpers.report.ledger import Entry
 from helpers.report.rows import config_of, load_all
+from helpers.runs.config import Config
 
 ROWS = {(row.report, row.name): row for row in load_all()}
 LOADING = {"src", "srcset", "href", "data", "poster", "action", "background", "xlink:href"}

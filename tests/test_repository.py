@@ -15,17 +15,12 @@ from packaging.requirements import Requirement
 from helpers import ROOT
 
 HELPERS = ROOT / "helpers"
-BELOW = {"config", "files", "progress", "text"}
-CORE = BELOW | {"runs", "data", "count", "models"}
+CORE = {"runs", "data", "count", "models"}
 MAY_IMPORT = {  # each part of helpers: the other parts that it may use
-    "text": set(),
-    "progress": set(),
-    "files": {"text"},
-    "config": {"text", "files"},
-    "runs": BELOW,
-    "data": BELOW,
-    "count": BELOW,
-    "models": BELOW | {"runs", "count"},
+    "runs": set(),
+    "data": {"runs"},
+    "count": {"runs"},
+    "models": {"runs", "count"},
     "evaluate": CORE,
     "train": CORE | {"evaluate"},
     "sweep": CORE | {"evaluate", "train"},

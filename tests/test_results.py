@@ -7,7 +7,7 @@ from test_report import ROWS, Page, save_run
 
 from helpers.report import ledger, page, results
 from helpers.report.rows import config_of
-from helpers.runs import Run
+from helpers.runs.folder import Run
 
 ROW = ROWS["R5", "scratch_lr.01"]  # three seeds; stated: 27.5 % test accuracy
 

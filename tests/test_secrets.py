@@ -14,7 +14,7 @@ WORK = """
 import sys
 import torch
 from helpers import data
-from helpers.config import Config
+from helpers.runs.config import Config
 from helpers.data import images
 from helpers.evaluate.evaluation import open_test_set
 from helpers.report import page

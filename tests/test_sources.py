@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import ROOT
-from helpers.config import DATASETS
 from helpers.data import sources
 from helpers.data.drawn import sets
 from helpers.data.sources import find
+from helpers.runs.config import DATASETS
 
 REAL = ROOT / os.environ.get("DATA_ROOT", "absent") / "caltech101"
 

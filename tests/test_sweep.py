@@ -16,8 +16,8 @@ import yaml
 from optuna.trial import TrialState
 
 from helpers import ROOT, sweep
-from helpers.config import Config, ConfigError
-from helpers.runs import Run
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.folder import Run
 from helpers.sweep import queue, runner, worker
 from helpers.sweep.file import read_sweep
 from helpers.train import loop

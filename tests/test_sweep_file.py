@@ -10,7 +10,7 @@ import yaml
 from scipy import stats
 
 from helpers import ROOT
-from helpers.config import Config, ConfigError
+from helpers.runs.config import Config, ConfigError
 from helpers.sweep.file import read_sweep
 
 ORACLE = json.loads((ROOT / "tests" / "data" / "wandb_sweeps_0.3.0.json").read_text())

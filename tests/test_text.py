@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from nbconvert.filters import markdown2html
 
-from helpers.text import for_figure, for_markdown, for_terminal, reason, without_secrets
+from helpers.runs.text import for_figure, for_markdown, for_terminal, reason, without_secrets
 
 HOSTILE = [
     "$_$", r"$\frac$", r"\$5 and $6", "a|b", "<script>alert(1)</script>", "`rm -rf`", "*bold* _it_",

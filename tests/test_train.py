@@ -14,13 +14,13 @@ import torch
 from torch.nn import functional as F
 
 from helpers import ROOT, train
-from helpers.config import Config, ConfigError
 from helpers.data import batches as batching
 from helpers.data import images as pixels
 from helpers.data.batches import shuffle
 from helpers.data.images import ImageSet, Splits
 from helpers.models import build
-from helpers.runs import Run, find_runs, open_run
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.folder import Run, find_runs, open_run
 from helpers.train import loop
 from helpers.train.loop import image_size_of_epoch
 
@@ -158,7 +158,7 @@ def test_stopped_after_any_epoch_it_continues_to_the_same_weights(
 KILLED = """
 import sys
 sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
-from helpers.config import Config
+from helpers.runs.config import Config
 from test_train import fit, image_set
 from helpers.data.images import Splits
 config = Config.load(sys.argv[1])

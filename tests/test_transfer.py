@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from test_train import SMALL, image_set
 
 from helpers import data, models
-from helpers.config import Config, ConfigError
 from helpers.data.images import Splits
 from helpers.evaluate import ensembles, tradeoff
-from helpers.runs import Run
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.folder import Run
 from helpers.train import fine_tune, train
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from helpers import models
-from helpers.config import Config
+from helpers.runs.config import Config
 from helpers.visualize import conclusions, saliency
 from helpers.visualize import figures as visualize
 from helpers.visualize.guided import describe_rule, feature_maps, receptive_field

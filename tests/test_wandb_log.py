@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from test_train import SMALL, fit, image_set
 
-from helpers.config import Config, ConfigError
 from helpers.data.images import Splits
+from helpers.runs.config import Config, ConfigError
 
 
 # First, since wandb remembers a key that it has seen once in a process.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import sympy
 
-from helpers.config import Config
+from helpers.runs.config import Config
 
 
 class Formula:

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.config import did_you_mean
-from helpers.progress import tqdm
+from helpers.runs.config import did_you_mean
+from helpers.runs.progress import tqdm
 
 COLORS = {"macs": "#0f7b8a", "params": "#d9772b"}
 

@@ -24,8 +24,8 @@ def augment(
 ) -> torch.Tensor:
     """Apply the list of (name, strength) to uint8 images (N, 3, S, S), each drawn per image.
 
-    `helpers.config.AUGMENTATIONS` says what each strength means; `generator` lives on the CPU and
-    decides everything, so the same generator state gives the same images.
+    `helpers.runs.config.AUGMENTATIONS` says what each strength means; `generator` lives on the
+    CPU and decides everything, so the same generator state gives the same images.
     Rotation, shift and zoom are composed into one resampling.
     """
     strengths = dict(augmentations)

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from helpers.config import Config
 from helpers.data.images import ImageSet, send
+from helpers.runs.config import Config
 
 BLOCK, WINDOW = 128, 64  # 6 MB and 400 MB of pixels at 128 px
 

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from helpers.files import CannotWrite, naming_the_disk, own_folder, write_atomically
-from helpers.progress import tqdm
-from helpers.text import abridge, for_terminal, reason
+from helpers.runs.files import CannotWrite, naming_the_disk, own_folder, write_atomically
+from helpers.runs.progress import tqdm
+from helpers.runs.text import abridge, for_terminal, reason
 
 MOST_TIMES = 100  # an archive may grow by when unpacked; photographs hardly grow
 MOST_OF_ANY = 100_000_000  # bytes that any archive may unpack to

@@ -22,9 +22,9 @@ from torch.nn.functional import interpolate
 from typing_extensions import TypedDict
 
 from helpers import ROOT
-from helpers.config import Config
 from helpers.data import sources
-from helpers.files import (
+from helpers.runs.config import Config
+from helpers.runs.files import (
     DamagedFile,
     damaged,
     lock,
@@ -34,8 +34,8 @@ from helpers.files import (
     reserve,
     write_json,
 )
-from helpers.progress import tqdm
-from helpers.text import reason
+from helpers.runs.progress import tqdm
+from helpers.runs.text import reason
 
 ORIENTATION = 0x0112  # the EXIF tag
 DECODED = ROOT / "data" / "decoded"

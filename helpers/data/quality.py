@@ -22,8 +22,8 @@ from scipy.sparse.csgraph import connected_components
 
 from helpers.data import sources
 from helpers.data.images import to_rgb
-from helpers.progress import tqdm
-from helpers.text import abridge, for_figure, for_markdown, for_terminal, reason
+from helpers.runs.progress import tqdm
+from helpers.runs.text import abridge, for_figure, for_markdown, for_terminal, reason
 
 FINDINGS = {  # what a report looks for
     "unreadable": "cannot be decoded; left out",

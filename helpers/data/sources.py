@@ -12,8 +12,8 @@ from pathlib import Path
 
 from helpers import ROOT
 from helpers.data.download import download, record, unpack
-from helpers.files import damaged, lock
-from helpers.text import for_terminal, reason
+from helpers.runs.files import damaged, lock
+from helpers.runs.text import for_terminal, reason
 
 DATA = ROOT / "data"
 KAGGLE = Path("/kaggle/input")
@@ -70,7 +70,7 @@ class Source:
 def find(dataset: str, data_root: str = "", fetch: bool = True) -> Source:
     """Find a data set's images, downloading or drawing them where they are absent.
 
-    `dataset` is a name of `helpers.config.DATASETS` or folder:PATH. Searched in this order:
+    `dataset` is a name of `helpers.runs.config.DATASETS` or folder:PATH. Searched in this order:
     `data_root`, the variable DATA_ROOT (both relative to the repository), data/, Kaggle's inputs.
     Without `fetch`, nothing is downloaded or drawn.
     Raises FileNotFoundError or ConnectionError where nothing is found, ValueError where a layout

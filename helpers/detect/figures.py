@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from helpers.detect.rules import Event, Rules
 from helpers.detect.tracking import Track
-from helpers.text import for_figure
+from helpers.runs.text import for_figure
 
 RED, WHITE, DARK = (255, 59, 48), (255, 255, 255), (22, 26, 32)
 COLOURS = {"car": (96, 205, 255), "bus": (255, 205, 64), "truck": (214, 150, 255)}

@@ -19,7 +19,7 @@ from helpers.detect.figures import Annotator, draw_rules, draw_summary
 from helpers.detect.rules import Event, Judge, Rules, check_classes
 from helpers.detect.tracking import DEFAULT, Settings, Track, Tracker
 from helpers.detect.video import Video, Writer
-from helpers.progress import tqdm
+from helpers.runs.progress import tqdm
 
 VEHICLES = ["bicycle", "car", "motorcycle", "motorbike", "bus", "truck"]  # COCO's, Darknet's names
 EVENT_SECONDS = 2.0  # how long an event is written on the video

@@ -15,7 +15,7 @@ from helpers import data, models
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, measure, predict
 from helpers.models.device import choose_device
-from helpers.runs import Run
+from helpers.runs.folder import Run
 
 
 def vote(runs: list[Run], images: ImageSet) -> Evaluation:

@@ -7,14 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from helpers import data
-from helpers.config import Config
 from helpers.data.augment import normalize
 from helpers.data.batches import batches
 from helpers.data.images import ImageSet, Splits
 from helpers.evaluate.intervals import wilson_interval
 from helpers.models import rebuild
 from helpers.models.device import choose_device, choose_dtype
-from helpers.runs import Run, now
+from helpers.runs.config import Config
+from helpers.runs.folder import Run, now
 
 
 @dataclass(frozen=True)

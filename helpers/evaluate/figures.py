@@ -12,13 +12,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from helpers.config import Config
 from helpers.data.augment import augment
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation
 from helpers.evaluate.intervals import wilson_interval
-from helpers.runs import Run
-from helpers.text import for_figure
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
+from helpers.runs.text import for_figure
 
 TEAL, ORANGE, GREEN, RED, GRAY = "#0f7b8a", "#d9772b", "#2c8a3d", "#c43a31", "#777777"
 COLORS = (ORANGE, TEAL, GREEN, RED, "#6b5bab", "#b0913a", "#3d6fb4", "#5f6b70")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from helpers.runs import Run
+from helpers.runs.folder import Run
 
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from helpers.data.images import decode
 from helpers.evaluate.figures import COLORS, GRAY
-from helpers.runs import NO_EFFECT, Run, json_of, shorten, varied
-from helpers.text import for_figure
+from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
+from helpers.runs.text import for_figure
 
 COSTS = {
     "trainable": "trainable parameters",

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from helpers.config import Config, ConfigError
-from helpers.files import damaged
 from helpers.models import weights, zoo
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.freezing import freeze, train_mode
 from helpers.models.heads import INITIALIZATIONS
-from helpers.runs import TRAIN_AGAIN, Run
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import damaged
+from helpers.runs.folder import TRAIN_AGAIN, Run
 
 __all__ = ["build", "freeze", "load_weights", "rebuild", "train_mode"]
 

@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from helpers import ROOT
-from helpers.config import Config
+from helpers.runs.config import Config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

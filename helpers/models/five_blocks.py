@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from helpers.config import Config
 from helpers.models.heads import ACTIVATIONS, check_memory, dense_head
 from helpers.models.norm_pool import norm_pool
+from helpers.runs.config import Config
 
 # Max pooling and a non-decreasing function commute exactly, and pooling first
 # leaves the activation a quarter of the work.

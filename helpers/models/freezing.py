@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from helpers.config import ConfigError, parse_freeze
 from helpers.count.layers import markdown_table
 from helpers.models.graph import UNFOLLOWED, trace
+from helpers.runs.config import ConfigError, parse_freeze
 
 # The classes that torchvision, timm and this project build their networks of, again and again.
 BLOCK = re.compile(
@@ -32,7 +32,7 @@ class Layer:
 
 
 def freeze(model: nn.Module, strategy: str) -> list[Layer]:
-    """Freeze and unfreeze parameters by a strategy of `helpers.config.FREEZING`.
+    """Freeze and unfreeze parameters by a strategy of `helpers.runs.config.FREEZING`.
 
     Returns the layers with weights, in order. The head (`model.head_name`, given by
     `models.build`, else the last layer) is always trained. A layer is a module with weights of its

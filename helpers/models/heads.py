@@ -6,7 +6,7 @@ from collections import OrderedDict
 import psutil
 from torch import nn
 
-from helpers.config import Config, ConfigError
+from helpers.runs.config import Config, ConfigError
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

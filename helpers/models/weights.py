@@ -15,11 +15,12 @@ import torchvision
 from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from helpers import ROOT, runs
-from helpers.config import Config, ConfigError, did_you_mean
+from helpers import ROOT
 from helpers.count.layers import without_weights
-from helpers.files import DamagedFile
 from helpers.models.zoo import LITE, find, published_input
+from helpers.runs.config import Config, ConfigError, did_you_mean
+from helpers.runs.files import DamagedFile
+from helpers.runs.folder import read_checkpoint
 
 BY_HAND = ROOT / "data" / "weights"  # files put here are used before anything is downloaded
 
@@ -46,7 +47,7 @@ def normalization(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]
     if config.weights == "imagenet":
         published = published_input(config.model)
         return published.mean, published.std
-    checkpoint = read_checkpoint(config)
+    checkpoint = checkpoint_of(config)
     if "mean" in checkpoint:
         return checkpoint["mean"], checkpoint["std"]
     return normalization(Config(**checkpoint["config"]))
@@ -61,7 +62,7 @@ def load(model: nn.Module, config: Config) -> None:
             )
         state, where = _imagenet(config), "ImageNet's weights"
     else:
-        checkpoint = read_checkpoint(config)
+        checkpoint = checkpoint_of(config)
         _compare(Config(**checkpoint["config"]), config)
         state, where = checkpoint["model"], f"weights '{config.weights}'"
     head = model.head_name + "."
@@ -122,7 +123,7 @@ def find_checkpoint(config: Config) -> Path:
     )
 
 
-def read_checkpoint(config: Config) -> dict:
+def checkpoint_of(config: Config) -> dict:
     """Read the checkpoint that `config.weights` names; nothing in the file is executed."""
     path = find_checkpoint(config)
     try:
@@ -134,7 +135,7 @@ def read_checkpoint(config: Config) -> dict:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, changed: int) -> dict:
-    return runs.read_checkpoint(path)
+    return read_checkpoint(path)
 
 
 def _imagenet(config: Config) -> dict:

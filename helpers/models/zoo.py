@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torchvision
 from torch import nn
 
-from helpers.config import Config, ConfigError, did_you_mean
 from helpers.count.layers import count
 from helpers.models.heads import dense_head, linear_head
+from helpers.runs.config import Config, ConfigError, did_you_mean
 
 CONVERTS_INPUT = ("googlenet", "inception_v3")  # torchvision turns their input to half
 LITE = {  # the networks of the weights that packages carry; timm's own of these names have others

@@ -28,12 +28,12 @@ import yaml
 from tqdm import tqdm
 
 from helpers import ROOT
-from helpers.config import ConfigError
-from helpers.files import readable_json
 from helpers.report import rows
 from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
-from helpers.text import for_terminal
+from helpers.runs.config import ConfigError
+from helpers.runs.files import readable_json
+from helpers.runs.text import for_terminal
 
 MARK = "FIVE_BLOCKS_BATCH"  # in the environment of all that an execution starts: its folder
 ATTEMPTS = 2  # where a notebook ends without an error of its own: its kernel was lost

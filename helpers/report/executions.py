@@ -14,13 +14,13 @@ from pathlib import Path
 import yaml
 
 from helpers import ROOT, models
-from helpers.config import DATASETS, Config, ConfigError, did_you_mean
 from helpers.count.algebra import cs6910_operations
 from helpers.count.layers import count, without_weights
-from helpers.files import readable_json, write_atomically, write_json
 from helpers.report import rows
 from helpers.report.rows import COUNTING, SWEEPING, TRAINING, ExperimentError, Row
-from helpers.runs import Run, now
+from helpers.runs.config import DATASETS, Config, ConfigError, did_you_mean
+from helpers.runs.files import readable_json, write_atomically, write_json
+from helpers.runs.folder import Run, now
 
 EMBEDDED = ("tiny_nature", "tiny_species")
 TESTING = "04_test_grid"

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 from helpers import ROOT, data
-from helpers.config import Config
 from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set
-from helpers.runs import Run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run
 from helpers.train.loop import train
 
 KINDS = ("clean", "leaking")

@@ -27,8 +27,8 @@ from helpers import ROOT
 from helpers.report.executions import read_status
 from helpers.report.results import recorded
 from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
-from helpers.runs import Run
-from helpers.text import for_markdown
+from helpers.runs.folder import Run
+from helpers.runs.text import for_markdown
 
 POINTS = 2.0  # percentage points
 COUNTS = ("parameters", "trainable")

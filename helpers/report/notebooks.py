@@ -13,7 +13,7 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from helpers.progress import tqdm
+from helpers.runs.progress import tqdm
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:

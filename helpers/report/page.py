@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from helpers import ROOT
 from helpers.evaluate import figures
 from helpers.evaluate.tradeoff import draw_tradeoff, tradeoff_table
-from helpers.files import write_atomically
 from helpers.models.device import environment
 from helpers.report import comparisons, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
 from helpers.report.rows import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
-from helpers.runs import Run, find_runs, read_runs
+from helpers.runs.files import write_atomically
+from helpers.runs.folder import Run, find_runs, read_runs
 from helpers.sweep import figures as sweep_figures
 from helpers.sweep import findings
 

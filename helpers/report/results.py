@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 
 from helpers import ROOT
-from helpers.config import Config, ConfigError
-from helpers.files import write_atomically
 from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
-from helpers.runs import Run
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import write_atomically
+from helpers.runs.folder import Run
 
 RESULTS = ROOT / "results"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")

@@ -26,11 +26,11 @@ from pydantic import (
 from torch import nn
 
 from helpers import ROOT
-from helpers.config import Config, ConfigError, did_you_mean
 from helpers.count.algebra import Operations
 from helpers.count.layers import Counts
-from helpers.files import readable_json, write_json
-from helpers.runs import Run, find_runs
+from helpers.runs.config import Config, ConfigError, did_you_mean
+from helpers.runs.files import readable_json, write_json
+from helpers.runs.folder import Run, find_runs
 
 EXPERIMENTS = ROOT / "experiments"
 NOTEBOOKS = ROOT / "notebooks"

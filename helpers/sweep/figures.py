@@ -13,9 +13,9 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
-from helpers.runs import Run, shorten, varied
+from helpers.runs.folder import Run, shorten, varied
+from helpers.runs.text import for_figure
 from helpers.sweep.findings import Comparison, importance, value_of
-from helpers.text import for_figure
 
 GRAY_TO_ORANGE = LinearSegmentedColormap.from_list("worst to best", ["#d5d9dc", TEAL, ORANGE])
 

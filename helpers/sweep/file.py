@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from helpers import ROOT
-from helpers.config import Config, ConfigError, did_you_mean
+from helpers.runs.config import Config, ConfigError, did_you_mean
 from helpers.sweep.space import KeyProblem, Parameter, check_number, make_parameter
 
 METHODS = ("grid", "random", "bayes")
@@ -243,7 +243,7 @@ class _File:
                 raise self.problem(place[name], f"'{name}' is the sweep's own: leave it out")
             elif name not in Config.model_fields:
                 hint = did_you_mean(name, Config.model_fields)
-                hint = hint or "; helpers/config.py lists them all"
+                hint = hint or "; helpers/runs/config.py lists them all"
                 raise self.problem(place[name], f"unknown parameter '{name}'{hint}")
             else:
                 more, fixed = self.parameter(name, entry, keys, method)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
-from helpers.config import Config, ConfigError
 from helpers.evaluate.intervals import NO_EVIDENCE, mean_and_interval, verdict
-from helpers.runs import NO_EFFECT, Run, json_of, shorten, varied
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
 
 # Fewer pairs cannot tell: five of equal sign happen by chance in 1 of 16 cases, six in 1 of 32.
 FEWEST_PAIRS = 6

@@ -20,10 +20,10 @@ import psutil
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from helpers.config import Config, ConfigError
 from helpers.data.batches import mix_seeds
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.text import reason, without_secrets
 from helpers.sweep.file import Definition
-from helpers.text import reason, without_secrets
 
 try:
     import fcntl

@@ -23,10 +23,10 @@ import yaml
 from optuna.trial import TrialState
 
 from helpers import ROOT, data
-from helpers.config import Config, ConfigError
-from helpers.files import write_atomically
-from helpers.progress import tqdm
-from helpers.runs import Run, find_runs
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import write_atomically
+from helpers.runs.folder import Run, find_runs
+from helpers.runs.progress import tqdm
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
 from helpers.sweep.worker import best_value, work

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from helpers.config import Config, did_you_mean
+from helpers.runs.config import Config, did_you_mean
 
 DISTRIBUTIONS = {  # name: keys it needs, keys it may have with wandb's defaults
     "constant": (("value",), {}),

@@ -17,8 +17,8 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from helpers.config import Config
-from helpers.runs import open_run
+from helpers.runs.config import Config
+from helpers.runs.folder import open_run
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
 from helpers.train.loop import TrainingDiverged, train

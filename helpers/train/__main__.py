@@ -2,7 +2,7 @@
 
 import sys
 
-from helpers.config import Config
+from helpers.runs.config import Config
 from helpers.train import processes, train
 
 processes.join()

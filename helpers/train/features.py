@@ -15,15 +15,15 @@ import psutil
 import torch
 from torch import fx, nn
 
-from helpers.config import Config
 from helpers.count.layers import count
 from helpers.data.augment import augment, normalize
 from helpers.data.batches import batches, mix_seeds
 from helpers.data.images import ImageSet, send
-from helpers.files import reserve
 from helpers.models.freezing import BLOCK, train_mode
 from helpers.models.graph import UNFOLLOWED, fold, trace
-from helpers.progress import tqdm
+from helpers.runs.config import Config
+from helpers.runs.files import reserve
+from helpers.runs.progress import tqdm
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
 WORTHWHILE = 0.2  # share of the network's MACs in the frozen beginning

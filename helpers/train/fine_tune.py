@@ -5,9 +5,9 @@ Start with `compare`; each way is an ordinary run.
 
 import re
 
-from helpers.config import Config, ConfigError
-from helpers.progress import tqdm
-from helpers.runs import Run, shorten
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.folder import Run, shorten
+from helpers.runs.progress import tqdm
 from helpers.train.loop import train
 
 SCRATCH = "scratch"
@@ -36,7 +36,7 @@ def pretrain(config: Config, dataset: str, epochs: int = 20) -> Run:
 def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
     """Return the configuration of each way to train, by its name.
 
-    A way is a freezing strategy of `helpers.config.FREEZING`; or "scratch": the same network
+    A way is a freezing strategy of `helpers.runs.config.FREEZING`; or "scratch": the same network
     without the weights, and everything trained; or the parameters that differ, such as
     {"optimizer": "sgd", "lr": 0.01} or {"model": "resnet18"}. Raises ConfigError where a way cannot
     work, or would not be compared on the same images.

@@ -15,17 +15,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import ROOT, data, models
-from helpers.config import Config
 from helpers.data.augment import augment, normalize, resize
 from helpers.data.batches import batches, limit_validation, mix_seeds, shuffle
 from helpers.data.images import Splits
 from helpers.evaluate.evaluation import evaluate, predict
-from helpers.files import CannotWrite, lock
 from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
 from helpers.models.freezing import freeze, train_mode
-from helpers.progress import tqdm
-from helpers.runs import Run, best_run, find_runs, open_run
-from helpers.text import reason
+from helpers.runs.config import Config
+from helpers.runs.files import CannotWrite, lock
+from helpers.runs.folder import Run, best_run, find_runs, open_run
+from helpers.runs.progress import tqdm
+from helpers.runs.text import reason
 from helpers.train import features, processes
 from helpers.train.optimizers import make_optimizer, make_scheduler
 from helpers.train.tracking import tracked

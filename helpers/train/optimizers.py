@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from helpers.config import Config
 from helpers.models.freezing import parts
+from helpers.runs.config import Config
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

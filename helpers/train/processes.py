@@ -21,10 +21,10 @@ import torch
 from torch import distributed, nn
 
 from helpers import ROOT
-from helpers.config import Config
 from helpers.models.device import choose_device
-from helpers.progress import tqdm
-from helpers.runs import Run, open_run
+from helpers.runs.config import Config
+from helpers.runs.folder import Run, open_run
+from helpers.runs.progress import tqdm
 
 # The first process may decode a data set while the others wait; one that dies ends them all.
 PATIENCE = timedelta(days=1)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from helpers.config import Config, ConfigError
-from helpers.runs import Run
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.folder import Run
 from helpers.train import processes
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from helpers.evaluate.figures import GRAY, ORANGE, RED, TEAL, WHITE_TO_TEAL
-from helpers.text import for_figure
+from helpers.runs.text import for_figure
 from helpers.visualize.guided import guided_backprop
 from helpers.visualize.neurons import Excitations
 from helpers.visualize.receptive_field import ReceptiveField, window

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from helpers.config import did_you_mean
+from helpers.runs.config import did_you_mean
 from helpers.visualize.receptive_field import ReceptiveField, Trace
 
 RECTIFIERS = {"relu": "ReLU", "relu6": "ReLU6", "threshold": "threshold", "clamp": "clamp(min=0)"}

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.models.five_blocks import FiveBlocks
-from helpers.progress import tqdm
+from helpers.runs.progress import tqdm
 from helpers.visualize.guided import Neuron, feature_maps, spatial_layers
 
 

@@ -19,8 +19,8 @@ from helpers import ROOT
 from helpers.data.drawn import creatures as c
 from helpers.data.drawn import garden as g
 from helpers.data.drawn.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
-from helpers.files import lock, making
-from helpers.progress import tqdm
+from helpers.runs.files import lock, making
+from helpers.runs.progress import tqdm
 
 View = tuple[Callable[[Canvas, Random], None], float]  # how to draw, largest turn (radians)
 

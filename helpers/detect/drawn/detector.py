@@ -11,10 +11,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.fcos import FCOSHead
 
-from helpers.config import Config
 from helpers.detect.detectors import Detector, as_detector
 from helpers.models.device import choose_device, choose_dtype, keep_memory
-from helpers.progress import tqdm
+from helpers.runs.config import Config
+from helpers.runs.progress import tqdm
 
 
 def build_small_fcos(num_classes: int, image_size: tuple[int, int]) -> nn.Module:

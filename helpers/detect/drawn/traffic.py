@@ -27,7 +27,7 @@ from helpers.detect.rules import (
 )
 from helpers.detect.tracking import box_iou
 from helpers.detect.video import Writer
-from helpers.progress import tqdm
+from helpers.runs.progress import tqdm
 
 FPS = 25
 BUILDERS = {"car": scene.build_car, "bus": scene.build_bus, "truck": scene.build_truck}  # COCO

@@ -20,7 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from helpers.text import abridge, for_terminal, reason
+from helpers.runs.text import abridge, for_terminal, reason
 
 UNFINISHED = re.compile(r"\.(.+)\.(\d+)(?:-\d+)?\.unfinished")  # of what, and by which process
 CHECKSUM = "checksum"  # the key of a JSON file's own

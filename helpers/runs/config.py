@@ -16,8 +16,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import ROOT
-from helpers.files import read_json
-from helpers.text import LONGEST, abridge, for_terminal
+from helpers.runs.files import read_json
+from helpers.runs.text import LONGEST, abridge, for_terminal
 
 DATASETS = ("tiny_nature", "tiny_species", "nature_12k", "caltech101", "cub200", "scenes15")
 AUGMENTATIONS = {  # name: (default strength, smallest, largest, what the strength is)
@@ -382,7 +382,7 @@ def _sentence(error: dict, values: dict) -> str:
         name, value = " ".join(filter(None, (field, "in", name))), error["input"]
     if error["type"] == "extra_forbidden":
         return f"unknown parameter '{name}'" + (
-            did_you_mean(name, Config.model_fields) or "; helpers/config.py lists all parameters"
+            did_you_mean(name, Config.model_fields) or "; helpers/runs/config.py lists all parameters"
         )
     if not name:
         return error["msg"].removeprefix("Value error, ")

@@ -25,8 +25,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from helpers import ROOT
-from helpers.config import Config, ConfigError
-from helpers.files import (
+from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import (
     DamagedFile,
     damaged,
     naming_the_disk,
@@ -36,7 +36,7 @@ from helpers.files import (
     write_atomically,
     write_json,
 )
-from helpers.text import abridge, reason
+from helpers.runs.text import abridge, reason
 
 START_AGAIN = "delete it and start the run again, which continues from what is whole"
 TRAIN_AGAIN = "start the same training again, which sets it aside and goes on"
