@@ -37,7 +37,7 @@ report: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --timeout=0 $(NOTEBOOKS)
+	PYTHONPATH="$(CURDIR)/tests/offline" $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --timeout=0 $(NOTEBOOKS)
 
 test-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)

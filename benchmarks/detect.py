@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers import ROOT
 from helpers.detect import process, record

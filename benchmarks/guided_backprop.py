@@ -13,7 +13,7 @@ import warnings
 
 import torch
 from captum.attr import NeuronGuidedBackprop
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers import ROOT, models
 from helpers.models.device import environment

@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers import ROOT, data, models, train
 from helpers.data import sources

@@ -11,10 +11,13 @@ after each epoch; each contender in a process of its own, in turn. The peers tra
   loss and accuracy at every step: the loop that everybody writes
 - timm: timm's dataset, transforms and loader, its channels_last and bfloat16 autocast
 - fastai, lightning (32-true), lightning_bf16 (bf16-mixed): as their tutorials show
+- pure: no competitor but the limit: forward and backward of our network, in our number format, on
+  one batch that stays on the device; no data, no optimizer, no validation
 
 An epoch's time runs from end to end of it, with validation and whatever the contender saves; the
-first epoch of each process is a warm-up and not counted. Prints medians and ratios and the share of
-our time spent waiting for data; writes runs/benchmarks/training.json.
+first epoch of each process is a warm-up and not counted; on a GPU the clock waits until all work is
+done. Prints medians, ratios, the most GPU memory taken and the share of our time spent waiting for
+data; writes runs/benchmarks/training.json. One command for a T4, an A100 or no GPU at all.
 """
 
 import argparse
@@ -33,11 +36,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers import ROOT, data, models, train
 from helpers.data import sources
-from helpers.models.device import environment
+from helpers.models.device import choose_device, choose_dtype, environment
 from helpers.runs.config import Config
 
 NETWORK = {
@@ -47,7 +50,7 @@ NETWORK = {
 }  # fmt: skip
 
 
-CONTENDERS = ["ours", "usual", "timm", "fastai", "lightning", "lightning_bf16"]
+CONTENDERS = ["ours", "pure", "usual", "timm", "fastai", "lightning", "lightning_bf16"]
 
 
 class Clock:
@@ -58,6 +61,8 @@ class Clock:
         self.last = time.perf_counter()
 
     def tick(self, *_) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.last = now
@@ -211,6 +216,24 @@ def run_ours(folder: Path, epochs: int) -> dict:
     return {"seconds": clock.seconds, "waiting": waited / sum(row["seconds"] for row in counted)}
 
 
+def run_pure(folder: Path, epochs: int) -> dict:
+    """Time forward and backward alone, as many steps an epoch as the images make."""
+    images = sum(1 for _ in (folder / "train").glob("*/*"))
+    config, device = Config(**NETWORK), choose_device()
+    model, dtype = models.build(config, 10).to(device).train(), choose_dtype(config, device)
+    batch = torch.randn(64, 3, 224, 224, device=device, dtype=dtype)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    labels, clock = torch.arange(64, device=device) % 10, Clock()
+    for _ in range(epochs):
+        for _ in range(-(-images // 64)):
+            model.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, dtype, dtype != torch.float32):
+                loss = F.cross_entropy(model(batch), labels)
+            loss.backward()
+        clock.tick()
+    return {"seconds": clock.seconds}
+
+
 def run_alone(contender: str, folder: Path, epochs: int) -> dict:
     """Run one contender in a process of its own, so that none changes another's memory."""
     command = [sys.executable, "-m", "benchmarks.training", contender, str(folder), str(epochs)]
@@ -242,7 +265,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     options = parser.parse_args()
     rates: dict[str, list[float]] = {name: [] for name in options.contenders}
-    waits = []
+    waits, memory = [], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         copy_images(options.dataset, options.images, folder)
@@ -252,25 +275,35 @@ def main() -> None:
                 result = run_alone(name, folder, 4 if name == "ours" else 2)
                 rates[name] += [images / second for second in result["seconds"][1:]]
                 waits += [result["waiting"]] if "waiting" in result else []
+                memory[name] = result["memory"]
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print("| loop | images/s (median) | from | to | ours is |\n| --- | --- | --- | --- | --- |")
+    print("| loop | images/s (median) | from | to | ours is | GPU memory |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, values in rates.items():
         ratio = medians["ours"] / medians[name] if "ours" in medians else float("nan")
         print(
             f"| {name} | {medians[name]:.1f} | {min(values):.1f} | {max(values):.1f} "
-            f"| {ratio:.1f} times as fast |"
+            f"| {ratio:.2g} times as fast | {memory[name] / 2**30:.2f} GiB |"
         )
     if waits:
         print(f"waiting for data: {statistics.median(waits):.2%} of our training time")
     output = ROOT / "runs" / "benchmarks" / "training.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"rates": rates, "waits": waits, "environment": environment(), **vars(options)}
+    content = {
+        "rates": rates,
+        "memory": memory,
+        "waits": waits,
+        "environment": environment(),
+        **vars(options),
+    }
     output.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in CONTENDERS:
         run = globals()[f"run_{sys.argv[1]}"]
-        print(json.dumps(run(Path(sys.argv[2]), int(sys.argv[3]))))
+        result = run(Path(sys.argv[2]), int(sys.argv[3]))
+        memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        print(json.dumps({**result, "memory": memory}))
     else:
         main()

@@ -3,7 +3,10 @@
 import ast
 import dis
 import io
+import os
 import re
+import subprocess
+import sys
 import tokenize
 
 import nbformat
@@ -119,3 +122,27 @@ def test_unknown_parameter_stops_and_names_the_nearest(path, tmp_path):
             cwd=path.parent,
             progress_bar=False,
         )
+
+
+def test_the_run_of_all_notebooks_would_notice_a_connection():
+    """`make test` executes them with tests/offline on the path of every Python that they start."""
+    work = """
+import http.server, socket, threading, urllib.request
+server = http.server.HTTPServer(("localhost", 0), http.server.SimpleHTTPRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(urllib.request.urlopen(f"http://localhost:{server.server_port}/LICENSE").status)
+for ask in (lambda: socket.create_connection(("192.0.2.1", 80), 0.1),
+            lambda: socket.getaddrinfo("example.org", 80),
+            lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 9)),
+            lambda: urllib.request.urlopen("https://example.org", timeout=1)):
+    try:
+        ask()
+    except AssertionError as error:
+        print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "offline")}
+    done = subprocess.run([sys.executable, "-c", work], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, check=True, timeout=60)  # fmt: skip
+    said = done.stdout.splitlines()
+    assert said[0] == "200" and len(said) == 5 and all("leave this machine" in s for s in said[1:])
+    assert '/tests/offline" $(BIN)/python -m pytest --nbmake' in (ROOT / "Makefile").read_text()

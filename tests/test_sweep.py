@@ -211,6 +211,16 @@ def test_failed_trial_is_recorded_and_the_sweep_goes_on(write, config, curves, e
     assert len(trained) == 6  # what failed for a reason is not tried again
 
 
+def test_a_sweep_of_which_nothing_finished_says_why(write, config, curves):
+    def curve(config):
+        raise TrainingDiverged("the loss became nan")
+
+    curves(curve)
+    result = sweep.run(write(), config)
+    with pytest.raises(RuntimeError, match="no run of sweep .* has finished .*became nan"):
+        result.best  # noqa: B018  (it is a property)
+
+
 def test_error_in_the_code_stops_the_sweep(write, config, curves):
     def curve(config):
         raise RuntimeError("a mistake")

@@ -46,7 +46,7 @@ FORMAT = 3  # raised when decoding changes, so that older arrays are not reused
 
 @dataclass
 class ImageSet:
-    """Hold one split: row `rows[i]` of the decoded array is image i, with `labels[i]`.
+    """One split: row `rows[i]` of the decoded array is image i, with `labels[i]`.
 
     `decoded` is uint8 (M, S, S, 3), memory-mapped and shared by all splits of a data set;
     `labels` is int64 (N,) in the order of `classes`; `paths` are relative to `folder`.
@@ -97,7 +97,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Splits:
-    """Hold the three disjoint sets, the class names and the files that were left out."""
+    """The three disjoint sets, the class names and the files that were left out."""
 
     train: ImageSet
     val: ImageSet

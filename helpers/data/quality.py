@@ -51,7 +51,7 @@ THUMBNAIL = 96
 
 @dataclass(frozen=True)
 class Report:
-    """Hold what `check` found, as plain data."""
+    """What `check` found, as plain data."""
 
     dataset: str
     classes: list[str]
@@ -151,7 +151,7 @@ def check(dataset: str, data_root: str = "") -> Report:
 
 @dataclass
 class _Look:
-    """Hold what one file showed; a file that cannot be used has no digest."""
+    """What one file showed; a file that cannot be used has no digest."""
 
     notes: dict[str, str] = field(default_factory=dict)  # a key of FINDINGS: detail
     digest: bytes = b""  # of the file

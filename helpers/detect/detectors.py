@@ -4,7 +4,6 @@ Each becomes a `Detector`, which takes images and speaks in names of classes.
 """
 
 import ast
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from helpers.data.download import download
 from helpers.detect.darknet import STRIDE, Darknet
 from helpers.detect.tracking import Detections
 from helpers.models.device import choose_device, keep_memory
+from helpers.runs.config import did_you_mean
 
 BY_HAND = ROOT / "data" / "weights"  # downloads go here; files put here by hand are used, too
 DARKNET = "https://raw.githubusercontent.com/pjreddie/darknet/master"
@@ -83,9 +83,9 @@ def load_detector(name: str, score_threshold: float = .5, weights: str | None = 
         return _load_ultralytics(name, score_threshold)
     known = torchvision.models.list_models(module=detection)
     if name not in known:
-        close = difflib.get_close_matches(name, [*known, "yolov3", "yolov3-tiny"], n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}."
-        raise ValueError(f"There is no detector {name!r}; {hint}")
+        known += ["yolov3", "yolov3-tiny"]
+        hint = did_you_mean(name, known) or f"; choose one of {', '.join(known)}"
+        raise ValueError(f"There is no detector {name!r}{hint}")
     names = torchvision.models.get_model_weights(name).DEFAULT.meta["categories"]
     threshold = "box_score_thresh" if "rcnn" in name else "score_thresh"
     try:

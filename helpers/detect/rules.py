@@ -4,7 +4,6 @@ Rules are polygons in fractions of the frame, read from a small YAML file. A veh
 the bottom centre of its box is.
 """
 
-import difflib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.path import Path as Polygon
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from helpers.detect.tracking import DEFAULT, ROUNDING, Settings, Track, Tracker, share_inside
+from helpers.runs.config import did_you_mean
 
 FORBIDDEN, WRONG_DIRECTION = "forbidden zone", "wrong direction"
 MIN_SECONDS = 0.2  # a shorter way has no direction
@@ -102,9 +102,8 @@ def check_classes(wanted: list[str], names: list[str], place: str) -> None:
     """Raise ValueError where a wanted class is not among the detector's names."""
     for name in wanted:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(names)}."
-            raise ValueError(f"{place}: the detector knows no class {name!r}; {hint}")
+            hint = did_you_mean(name, names) or f"; it knows {', '.join(names)}"
+            raise ValueError(f"{place}: the detector knows no class {name!r}{hint}")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from helpers.runs.folder import Run, now
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Hold what was measured on N images of C classes.
+    """What was measured on N images of C classes.
 
     `probabilities` float32 (N, C); `labels`, `predicted` int64 (N,); `loss` is the mean
     cross-entropy in nats; `accuracy`, `top5` and `interval` (Wilson, 95 %) go from 0 to 1.

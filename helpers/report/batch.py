@@ -288,7 +288,6 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             print(_dry_run(executions))
             return 0
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         failed = run(executions, options.jobs)
     except (ExperimentError, ConfigError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -310,18 +309,24 @@ def _read(options: argparse.Namespace) -> list[Execution]:
         if not equals:
             raise ExperimentError(f"--set {pair} should be NAME=VALUE, such as epochs=1")
         changes[name] = yaml.safe_load(value)
-    wanted = [row for path in options.files for row in rows.load(path)]
+    known = [row for path in options.files for row in rows.load(path)]
+
+    def fits(row: rows.Row, name: str) -> bool:
+        return fnmatch(row.name, options.rows) or fnmatch(name, options.rows)
+
+    wanted = [row for row in known if any(fits(row, name) for name in row.points)]
+    if not wanted:
+        names = ", ".join(row.name for row in known)
+        raise ExperimentError(f"--rows {options.rows} fits none of {names}")
     executions = [
         execution
         for execution in plan(wanted, options.dataset, changes, options.runs_root)
-        if fnmatch(execution.row.name, options.rows) or fnmatch(execution.name, options.rows)
+        if fits(execution.row, execution.name)
     ]
-    if not executions:
-        known = ", ".join(row.name for row in wanted)
-        raise ExperimentError(f"--rows {options.rows} fits none of {known}")
     unique = {execution.folder: execution for execution in executions}
     return list(unique.values())
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

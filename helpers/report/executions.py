@@ -35,7 +35,7 @@ def read_status(folder: Path) -> dict:
 
 @dataclass
 class Execution:
-    """Hold one papermill run of a row, or two where the test set is opened afterwards."""
+    """One papermill run of a row, or two where the test set is opened afterwards."""
 
     row: Row
     name: str

@@ -21,7 +21,7 @@ FEWEST_PAIRS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold what changing a parameter from `baseline` to `value` does to the metric, all else equal.
+    """What changing a parameter from `baseline` to `value` does to the metric, all else equal.
 
     `mean` and its 95 % interval from `low` to `high` are nan without pairs.
     """

@@ -27,6 +27,7 @@ from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import write_atomically
 from helpers.runs.folder import Run, find_runs
 from helpers.runs.progress import tqdm
+from helpers.runs.text import abridge
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, read_sweep
 from helpers.sweep.worker import best_value, work
@@ -48,7 +49,13 @@ class Sweep:
 
     @property
     def best(self) -> Run:
-        """The run with the best value of the sweep's metric in any epoch."""
+        """The run with the best value of the sweep's metric in any epoch.
+
+        Raises RuntimeError where none has finished.
+        """
+        if not self.runs:
+            why = abridge("; ".join(f"{k}: {v}" for k, v in self.failed.items()), 200)
+            raise RuntimeError(f"no run of sweep {self.definition.name} has finished ({why})")
         return min(self.runs, key=lambda run: self.definition.sign * self.value(run))
 
     def value(self, run: Run) -> float:

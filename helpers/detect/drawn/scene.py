@@ -195,7 +195,7 @@ def build_house(rng: np.random.Generator) -> Model:
 
 
 class Scene:
-    """Hold the empty roads under one camera and one light, and draw things onto them."""
+    """The empty roads under one camera and one light, onto which things are drawn."""
 
     def __init__(self, rng: np.random.Generator, camera: Camera):
         self.camera = camera

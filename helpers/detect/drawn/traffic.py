@@ -50,7 +50,7 @@ def road_rules(camera: Camera) -> Rules:
 
 @dataclass
 class Vehicle:
-    """Hold a vehicle and where it is in each frame: `places` (frames, 3) of x, y and heading."""
+    """A vehicle and where it is in each frame: `places` (frames, 3) of x, y and heading."""
 
     label: str
     model: Model
@@ -59,7 +59,7 @@ class Vehicle:
 
 @dataclass
 class Frame:
-    """Hold a drawn frame (H, W, 3) uint8 and what can be seen on it.
+    """A drawn frame (H, W, 3) uint8 and what can be seen on it.
 
     Boxes are x0, y0, x1, y1 in pixels, cut at the frame's edge; `ids` are the vehicles' numbers
     and `visible` the shares of their outlines neither hidden nor outside of the frame.
@@ -120,7 +120,7 @@ def plan_traffic(rng: np.random.Generator, frames: int) -> list[Vehicle]:
 
 
 class Clip:
-    """Hold a drawn clip: `rules`, true `events` (their `track` is a vehicle's number), frames.
+    """A drawn clip: `rules`, true `events` (their `track` is a vehicle's number), frames.
 
     A vehicle that breaks a rule for less than a second in good view is left out of the clip, so
     that every event is one that watchers could agree on. `fps` is FPS, `resample` changes it.
