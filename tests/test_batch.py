@@ -320,6 +320,8 @@ def test_row_is_finished_as_long_as_its_run_is_there(tmp_path):
 def test_nothing_else_is_stopped(tmp_path):
     environment = {**os.environ, batch.MARK: str(tmp_path / "batch" / "R1-other" / "row")}
     bystander = subprocess.Popen(["sleep", "60"], env=environment)
+    while batch.MARK not in psutil.Process(bystander.pid).environ():  # empty for a moment
+        time.sleep(0.01)
     batch.stop(tmp_path / "batch" / "R1")
     assert bystander.poll() is None
     batch.stop(tmp_path / "batch" / "R1-other")

@@ -288,7 +288,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             print(_dry_run(executions))
             return 0
-        failed = run(executions, options.jobs)
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            failed = run(executions, options.jobs)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     except (ExperimentError, ConfigError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -328,5 +332,4 @@ def _read(options: argparse.Namespace) -> list[Execution]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())
