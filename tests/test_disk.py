@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,21 @@ def test_training_on_a_full_disk_stops_in_one_sentence_and_continues_later(home)
     assert not list(run.folder.glob("*.unfinished"))
     run = train(config.replace(name="stopped"))
     assert result(run)[1:] == result(whole)[1:]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")])
+def test_a_run_whose_best_weights_were_lost_on_the_way_ends_as_if_they_had_not(home, damage):
+    config = make_config(home).replace(epochs=3)
+    whole = train(config.replace(name="whole"))
+    config = config.replace(name="lost")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, lambda row: _interrupt() if row["epoch"] == 2 else False)
+    damage(home / "runs" / "lost" / "best.pt")
+    assert result(train(config))[1:] == result(whole)[1:]
+
+
+def _interrupt():
+    raise KeyboardInterrupt
 
 
 def test_unpacking_on_a_full_disk_leaves_the_archive_and_nothing_else(tmp_path):

@@ -39,7 +39,7 @@ from helpers.runs.files import (
 from helpers.runs.text import abridge, reason
 
 START_AGAIN = "delete it and start the run again, which continues from what is whole"
-TRAIN_AGAIN = "start the same training again, which sets it aside and goes on"
+TRAIN_AGAIN = "start the same training again, which goes on from what is whole"
 OPEN = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
 
 
@@ -258,7 +258,10 @@ class Run:
 
         Raises FileNotFoundError, and DamagedFile where it is cut, changed or another run's.
         """
-        content = read_checkpoint(self.folder / name, Best if name == "best.pt" else Last)
+        path = self.folder / name
+        if not path.exists():
+            raise FileNotFoundError(f"{abridge(str(path), 150)} is missing: {TRAIN_AGAIN}")
+        content = read_checkpoint(path, Best if name == "best.pt" else Last)
         if "config" in content:  # not in older files that one continues from
             try:
                 config = Config(**content["config"])
@@ -281,15 +284,15 @@ class Run:
     def last_whole(self) -> dict | None:
         """Load what a training continues from: last.pt, or best.pt where that was damaged.
 
-        None where there is neither: then a training starts at its beginning.
+        None where there is neither, or no best.pt: then a training starts at its beginning.
         """
-        last = self.whole_checkpoint("last.pt")
-        if last is None and (self.folder / "last.pt.damaged").exists():
-            last = self.whole_checkpoint("best.pt")
-            if last is not None and "history" in last:
-                print(f"{self.name} continues after its best epoch, {last['epoch']}")
-                return last
+        last, best = self.whole_checkpoint("last.pt"), self.whole_checkpoint("best.pt")
+        if last is not None and best is None:
+            print(f"{self.name} starts again: the weights of its best epoch are lost")
             return None
+        if last is None and (self.folder / "last.pt.damaged").exists() and "history" in (best or {}):
+            print(f"{self.name} continues after its best epoch, {best['epoch']}")
+            return best
         return last
 
     def tie(self, fingerprint: str, classes: list[str]) -> None:
