@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from helpers import ROOT, train
@@ -19,6 +20,7 @@ from helpers.data import images as pixels
 from helpers.data.batches import shuffle
 from helpers.data.images import ImageSet, Splits
 from helpers.models import build
+from helpers.models.device import mixed_precision
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run, find_runs, open_run
 from helpers.train import loop
@@ -303,3 +305,17 @@ def test_what_does_not_fit_in_memory_is_read_in_blocks(monkeypatch):
         assert (np.diff(starts) == 1).all() and (starts[:, 0] % 20 == 0).all()
     other = shuffle(images, steps=20, batch_size=50, seed=0, epoch=2)
     assert not np.array_equal(np.sort(other[0]), np.sort(chunks[0]))
+
+
+def test_on_a_cpu_depthwise_convolutions_train_in_float32():
+    images, dtypes = torch.rand(2, 4, 8, 8), {}
+    for groups in (1, 2, 4):
+        conv = nn.Conv2d(4, 8, 3, groups=groups)
+        (expected,) = torch.autograd.grad(conv(images).square().sum(), conv.weight)
+        with mixed_precision(torch.device("cpu"), torch.bfloat16):
+            out = conv(images.bfloat16() if groups == 4 else images)
+        dtypes[groups] = out.dtype
+        (gradient,) = torch.autograd.grad(out.float().square().sum(), conv.weight)
+        torch.testing.assert_close(gradient, expected, rtol=0.05, atol=0.5)
+    assert dtypes == {1: torch.bfloat16, 2: torch.bfloat16, 4: torch.float32}
+    assert torch.conv2d(images, conv.weight, groups=4).dtype == torch.float32

@@ -107,7 +107,9 @@ def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.T
     """
     device = next(model.parameters()).device
     dtype = choose_dtype(config, device)
-    steps = -(-len(images) // config.batch_size)
+    # Small batches are slow, and without gradients four times the images need no more memory.
+    batch_size = max(config.batch_size, min(4 * config.batch_size, 64))
+    steps = -(-len(images) // batch_size)
     chunks = np.array_split(np.arange(len(images)), steps) if steps else []
 
     def prepare(pixels: torch.Tensor, _: int) -> torch.Tensor:

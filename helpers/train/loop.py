@@ -19,7 +19,13 @@ from helpers.data.augment import augment, normalize, resize
 from helpers.data.batches import batches, limit_validation, mix_seeds, shuffle
 from helpers.data.images import Splits
 from helpers.evaluate.evaluation import evaluate, predict
-from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
+from helpers.models.device import (
+    choose_device,
+    choose_dtype,
+    environment,
+    keep_memory,
+    mixed_precision,
+)
 from helpers.models.freezing import freeze, train_mode
 from helpers.runs.config import Config
 from helpers.runs.files import CannotWrite, lock
@@ -248,7 +254,7 @@ class Training:
         meter = _Meter(bar, epoch, len(chunks), self.stage.lr)
         loaded = meter.watch(self._batches(epoch, chunks))
         for (images, labels), chunk in zip(loaded, chunks, strict=True):
-            with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+            with mixed_precision(self.device, self.dtype):
                 logits = self.learner(images)
                 loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             self.optimizer.zero_grad(set_to_none=True)
