@@ -1,4 +1,4 @@
-"""Run all five reports on the drawn data, with the batch killed on the way: is a row ever lost?
+"""Run all five reports on the few drawn birds, with the batch killed on the way: is a row ever lost?
 
     python -m benchmarks.reports [--kills 5] [--jobs 2] [--folder runs/reports]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from helpers import ROOT
 from helpers.report.rows import EXPERIMENTS, load_all
 
-OPTIONS = ["--dataset", "tiny_nature", "--set", "epochs=1"]
+OPTIONS = ["--dataset", "tiny_species", "--set", "epochs=1"]
 
 
 def ended(folder: Path) -> dict[str, str]:

@@ -181,6 +181,8 @@ BAD = {  # text changed in GRID: line that the message names, and what it says
     ("values: [0.0, 0.2]", "{values: [0.1], q: 2}"): (5, "takes no key 'q'"),
     ("values: [0.0, 0.2]", "{min: 0.3, max: 0.2}"): (5, "min 0.3 should be smaller than max"),
     ("  seed:", "  dropout:"): (6, "stands twice"),
+    ("[0, 1, 2]}", "[0]}\n  epochs: {min: 1, max: 9000}"): (1, "18,000 runs would never end"),
+    ("seed: {values: [0, 1, 2]}", "seed: {min: 0, max: 1000000000}"): (6, "over 10,000 values"),
     ("[0, 1, 2]}", "[0, 1, 2]"): (7, "no YAML"),
     ("[0, 1, 2]}\n", "[0]}\nrun_cap: 0\n"): (7, "run_cap = 0 should be a whole number"),
     ("[0, 1, 2]}\n", "[0]}\nearly_terminate: {type: median}\n"): (7, "should be hyperband"),

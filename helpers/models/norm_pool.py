@@ -6,13 +6,18 @@ need to be normalised; statistics and maxima are gathered in the same pass, and 
 writes the full map's gradient once. Same function and same gradients as the three layers.
 """
 
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 from numba import get_num_threads, njit, prange, set_num_threads, types
 from numba.extending import overload
 from torch import distributed, nn
 
-FAST = {"parallel": True, "fastmath": {"contract"}, "cache": True}
+# Where neither folder can be written, numba would stop; it then compiles at every start.
+CACHE = any(os.access(folder, os.W_OK) for folder in (Path(__file__).parent, Path.home()))
+FAST = {"parallel": True, "fastmath": {"contract"}, "cache": CACHE}
 ONE, ZERO = np.float32(1), np.float32(0)
 
 

@@ -7,6 +7,7 @@ so only the innermost names count.
 
 import itertools
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 
 from helpers import ROOT
 from helpers.runs.config import Config, ConfigError, did_you_mean
-from helpers.sweep.space import KeyProblem, Parameter, check_number, make_parameter
+from helpers.sweep.space import LARGEST_GRID, KeyProblem, Parameter, check_number, make_parameter
 
 METHODS = ("grid", "random", "bayes")
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # columns of history.csv
@@ -71,8 +72,12 @@ class Definition:
         """List the points of a grid, each once, in wandb's order: the last name changes fastest."""
         names = [parameter.name for parameter in self.parameters]
         points = itertools.product(*(parameter.values for parameter in self.parameters))
-        unique = {json.dumps(point): dict(zip(names, point, strict=True)) for point in points}
-        return list(unique.values())[: self.run_cap]
+        unique: dict[str, dict] = {}
+        for point in points:
+            if len(unique) == self.run_cap:
+                break
+            unique.setdefault(json.dumps(point), dict(zip(names, point, strict=True)))
+        return list(unique.values())
 
     def configure(self, config: Config, parameters: dict, prefix: str) -> Config:
         """Return the configuration of a point; the others of its parameters are `config`'s.
@@ -148,6 +153,13 @@ class _File:
         )
         if definition.run_cap is None and method != "grid":
             text = f"a {method} search never ends by itself: add run_cap, the number of runs"
+            raise self.problem(keys["method"], text)
+        points = math.prod(len(p.values) for p in parameters) if method == "grid" else 0
+        if min(points, definition.run_cap or points) > LARGEST_GRID:
+            text = (
+                f"a grid of {points:,} runs would never end, {LARGEST_GRID:,} are the most: give "
+                f"fewer values, or take method random with run_cap, the number of runs"
+            )
             raise self.problem(keys["method"], text)
         if definition.hyperband and "metric" not in keys:
             raise self.problem(keys["early_terminate"], "early_terminate needs a metric")

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from helpers.runs.config import Config, did_you_mean
 
+LARGEST_GRID = 10_000  # points; to list and queue more takes minutes of silence
 DISTRIBUTIONS = {  # name: keys it needs, keys it may have with wandb's defaults
     "constant": (("value",), {}),
     "categorical": (("values",), {}),
@@ -146,6 +147,8 @@ def _make_range(name: str, kind: str, entry: dict, method: str) -> Parameter:
         raise KeyProblem("min", f"{name}: min {low} should be smaller than max {high}")
     if kind.endswith("_values") and low <= 0:
         raise KeyProblem("min", f"{name}: min {low} should be larger than 0 for {kind}")
+    if method == "grid" and (high - low) / (q or 1) > LARGEST_GRID:
+        raise KeyProblem("max", f"{name} has over {LARGEST_GRID:,} values, too many for a grid")
     if kind == "int_uniform":
         values = list(range(low, high + 1)) if method == "grid" else None
         return Parameter(name, text, lambda t: t.suggest_int(name, low, high), values, [low, high])
