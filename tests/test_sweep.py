@@ -430,3 +430,35 @@ def test_postgresql_holds_the_queue(write, config, curves, postgresql):
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 6
     with pytest.raises(ConfigError, match="another sweep"):
         sweep.run(write(parameters={"lr": {"values": [0.5]}}), config, storage=postgresql)
+
+
+def test_a_connection_that_postgresql_ends_is_opened_again(write, config, curves, postgresql):
+    import psycopg
+
+    def ended(config):
+        with psycopg.connect(postgresql.replace("+psycopg", ""), autocommit=True) as connection:
+            others = "SELECT pid FROM pg_stat_activity WHERE usename = 'sweeper' AND pid <> %s"
+            own = connection.info.backend_pid
+            ended.count += len(connection.execute(others, [own]).fetchall())
+            connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({others}) AS p", [own])
+        return [0.3]
+
+    ended.count = 0
+    trained = curves(ended)
+    assert len(sweep.run(write(), config, storage=postgresql).runs) == len(trained) == 6
+    assert ended.count >= 6
+
+
+def test_a_locked_table_of_postgresql_is_one_sentence(
+    write, config, curves, postgresql, monkeypatch
+):
+    import psycopg
+
+    curves(lambda config: [0.3])
+    path = write()
+    sweep.run(path, config, storage=postgresql)
+    monkeypatch.setattr(queue, "LOCK_SECONDS", 1)
+    with psycopg.connect(postgresql.replace("+psycopg", "")) as connection:
+        connection.execute("LOCK TABLE studies IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(ConfigError, match=r"cannot be used: .*lock timeout"):
+            sweep.run(path, config, storage=postgresql)

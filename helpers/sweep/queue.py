@@ -34,6 +34,7 @@ MOST_TRIES = 5  # of a slot whose workers die
 MOST_DRAWS = 30  # for a point that was not tried before
 REPEATED = "repeated"
 SILENCE = 1800  # seconds without an epoch after which another machine's worker counts as dead
+LOCK_SECONDS = 30  # for which a database's table may be locked by somebody else
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,7 +56,11 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
         elif storage.startswith("sqlite"):
             raise ValueError("SQLite does not bear several workers; use a journal file")
         else:
-            backend = optuna.storages.RDBStorage(storage)
+            options = {"pool_pre_ping": True}  # a connection that was ended is opened again
+            if storage.startswith("postgresql"):
+                limit = f"-c lock_timeout={LOCK_SECONDS}s"
+                options["connect_args"] = {"connect_timeout": 10, "options": limit}
+            backend = optuna.storages.RDBStorage(storage, engine_kwargs=options)
         if definition.name in optuna.get_all_study_names(backend):
             study = optuna.load_study(study_name=definition.name, storage=backend)
         else:
@@ -67,7 +72,7 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
             )
     except Exception as error:  # each database has its own
         place = without_secrets(storage, storage)
-        why = without_secrets(reason(error, 120), storage)
+        why = without_secrets(reason(error.__cause__ or error, 120), storage)  # Optuna guesses
         if isinstance(error, ImportError):
             why = 'its driver is missing: pip install "psycopg[binary]", for postgresql+psycopg://'
         raise ConfigError(f"storage {place} cannot be used: {why}") from None
