@@ -240,9 +240,9 @@ def main() -> None:
     options = parser.parse_args()
     results, film = {}, find_film()
     if options.only in (None, "events"):
-        images, targets = draw_scenes(320, TRAINING_SEED)
+        images, targets = draw_scenes(400, TRAINING_SEED)
         start = time.perf_counter()
-        detector = train_detector(images, targets, steps=240, seed=TRAINING_SEED)
+        detector = train_detector(images, targets, steps=300, seed=TRAINING_SEED)
         results["training_seconds"] = time.perf_counter() - start
         results |= measure_events(detector, options.clips, options.frames)
     if film and options.only in (None, "film"):

@@ -273,13 +273,15 @@ class Scene:
         r = radius * self.camera.focal / depth * OVERSAMPLING
         draw.line([tuple(foot), tuple(crown)], fill=(92, 70, 50), width=max(2, int(r / 6)))
         green = rng.uniform((44, 96, 40), (96, 128, 66))
-        for share in np.linspace(0, 1, 26):  # leaves, from dark below to bright towards the sun
-            angle, reach = rng.uniform(0, 2 * np.pi), r * .62 * np.sqrt(rng.random())
-            place = crown + reach * np.array([np.cos(angle), np.sin(angle)])
-            place -= share * r * np.array([.2, .3])
-            leaf = r * (.52 - .26 * share)
-            colour = tuple(int(c) for c in (green * (.62 + .62 * share)).clip(0, 255))
-            draw.ellipse([*(place - leaf), *(place + leaf)], fill=colour)
+        turns, reaches = rng.random((26, 2)).T  # leaves, from dark below to bright to the sun
+        share = np.linspace(0, 1, 26)[:, None]
+        away = .62 * np.sqrt(reaches) * np.array([np.cos(2 * np.pi * turns),
+                                                  np.sin(2 * np.pi * turns)])
+        places, leaves = crown + r * (away.T - share * [.2, .3]), r * (.52 - .26 * share)
+        boxes = np.hstack([places - leaves, places + leaves]).tolist()
+        colours = (green * (.62 + .62 * share)).clip(0, 255).astype(int).tolist()
+        for box, colour in zip(boxes, colours, strict=True):
+            draw.ellipse(box, fill=tuple(colour))
 
     def draw_shadow(self, draw: ImageDraw.ImageDraw, model: Model, position: np.ndarray,
                     heading: float) -> None:
