@@ -13,10 +13,12 @@ import traceback
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from helpers import ROOT, data, models, train
 from helpers.data import images as decoding
+from helpers.detect.rules import read_rules
 from helpers.report import rows
 from helpers.report.executions import read_status
 from helpers.report.rows import ExperimentError
@@ -285,4 +287,75 @@ def test_damaged_states_end_well_or_in_one_sentence(home, uses, capsys):
             bad.append(f"{number} {name} {way}: took {time.monotonic() - start:.0f} s")
     with capsys.disabled():
         print(f"\n{STATES} damaged states, {refused} refused in one sentence, {len(bad)} bad")
+    assert not bad, "\n".join(bad)
+
+
+ROWS = """
+report: R9
+title: Somebody's report
+rows:
+  - name: first
+    section: Part A, question 1
+    notebook: 02_train_from_scratch
+    parameters: {dataset: tiny_nature, filters: [8, 8, 16, 16, 16], augment: [], lr: 0.001}
+    grid: {seed: [0, 1]}
+    stated: {val_accuracy: 42.3, epochs: 10}
+    notes:
+      - guess: the learning rate
+  - name: counted
+    section: Part B
+    notebook: 01_count_flops_and_params
+    parameters: {model: five_blocks, num_classes: 10, filters: 8}
+    stated: {parameters: 12}
+"""
+RULES = """
+zones:
+  - name: street
+    polygon: [[0.1, 0.2], [0.9, 0.2], [0.5, 0.9]]
+    forbidden: [truck]
+lanes:
+  - name: lane
+    polygon: [[0, 0], [1, 0], [1, 1]]
+    directions: [[[0, 1], [1, 1]]]
+"""
+
+
+def test_changed_yaml_and_parameters_are_taken_or_refused_in_one_sentence(tmp_path, capsys):
+    values = json.dumps(Config(stages=[{"epochs": 2, "freeze": "nothing"}]).model_dump())
+    texts = {
+        "rows.yaml": (ROWS, rows.load),
+        "sweep.yaml": (SWEEP, lambda path: read_sweep(path, Config())),
+        "rules.yaml": (RULES, read_rules),
+        "values.json": (values, lambda path: Config(**yaml.safe_load(path.read_text()))),
+    }
+    for name, (text, read) in texts.items():  # as they are, they are taken
+        (tmp_path / name).write_text(text)
+        assert read(tmp_path / name)
+    bad, refused = [], 0
+    for number in range(4 * STATES):
+        rng = random.Random(number)
+        name = [*texts][number % len(texts)]
+        text, read = texts[name]
+        path = tmp_path / name
+        content = json.dumps(yaml.safe_load(text)).encode()
+        for _ in range(rng.choice([1, 1, 3])):
+            content = retype(rng, content)
+        path.write_bytes(content)
+        if name != "values.json" and rng.random() < 0.3:
+            path.write_text(text)
+            while damage(rng, path) in ("a folder", "removed"):
+                shutil.rmtree(path, ignore_errors=True)
+                path.write_text(text)
+        start = time.monotonic()
+        try:
+            read(path)
+        except Exception as error:
+            refused += 1
+            if not is_own(error):
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                bad.append(f"{number} {name} {path.read_bytes()[-300:]}: {error!r:.200} at {place}")
+        if time.monotonic() - start > 20:
+            bad.append(f"{number} {name}: took {time.monotonic() - start:.0f} s")
+    with capsys.disabled():
+        print(f"\n{4 * STATES} changed files, {refused} refused in one sentence, {len(bad)} bad")
     assert not bad, "\n".join(bad)

@@ -86,7 +86,7 @@ def read_rules(path: str | Path) -> Rules:
         raise FileNotFoundError(f"There is no rules file {path}.")
     try:
         rules = Rules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ValueError(f"{path.name} is not valid YAML{line}.") from None

@@ -31,6 +31,7 @@ from helpers.count.layers import Counts
 from helpers.runs.config import Config, ConfigError, did_you_mean
 from helpers.runs.files import readable_json, write_json
 from helpers.runs.folder import Run, find_runs
+from helpers.runs.text import abridge, for_terminal
 
 EXPERIMENTS = ROOT / "experiments"
 NOTEBOOKS = ROOT / "notebooks"
@@ -221,11 +222,14 @@ def load(path: Path | str) -> list[Row]:
         raise FileNotFoundError(f"there is no {path}; experiments/ has {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ExperimentError(
-            f"{path.name} is not valid YAML: {' '.join(str(error).split())}"
-        ) from None
-    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = abridge(for_terminal(" ".join(str(error).split())), 200)
+        raise ExperimentError(f"{path.name} is not valid YAML: {why}") from None
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("rows"), list)
+        or not {"report", "title"} <= content.keys()
+    ):
         raise ExperimentError(f"{path.name} is no report: it needs report, title and a list rows")
     for key in content:
         if key not in ("report", "title", "rows"):

@@ -16,7 +16,14 @@ import yaml
 
 from helpers import ROOT
 from helpers.runs.config import Config, ConfigError, did_you_mean
-from helpers.sweep.space import LARGEST_GRID, KeyProblem, Parameter, check_number, make_parameter
+from helpers.runs.text import reason
+from helpers.sweep.space import (
+    LARGEST_GRID,
+    KeyProblem,
+    Parameter,
+    check_number,
+    make_parameter,
+)
 
 METHODS = ("grid", "random", "bayes")
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # columns of history.csv
@@ -120,13 +127,15 @@ class _File:
         return ConfigError(f"{self.path.name}, line {line}: {text}")
 
     def read(self) -> Definition:
-        text = self.path.read_text(encoding="utf-8")
         try:
+            text = self.path.read_text(encoding="utf-8")
             self.loader = yaml.SafeLoader(text)
             root = self.loader.get_single_node()
             content = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             raise self.problem(error.problem_mark.line + 1, f"no YAML: {error.problem}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise self.problem(1, f"no YAML: {reason(error)}") from None
         if root is None:
             raise self.problem(1, "the file is empty; a sweep needs method and parameters")
         keys = self.mapping(root, "a sweep", KEYS)
