@@ -6,6 +6,7 @@ parameters; its status then says which.
 
 import itertools
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from functools import cache
@@ -81,7 +82,8 @@ class Execution:
         """Return papermill's command without the interpreter, for the repository's folder."""
         parameters, output = self.paths(step)
         source = rows.NOTEBOOKS / f"{self.steps[step][0]}.ipynb"
-        files = [_from(ROOT, path) for path in (source, output, parameters, source.parent)]
+        paths = (source, output, parameters, source.parent)
+        files = [os.path.relpath(path, ROOT) for path in paths]
         return ["-m", "papermill", *files[:2], "-f", files[2], "--cwd", files[3],
                 "--kernel", "python3", "--no-progress-bar"]  # fmt: skip
 
@@ -140,11 +142,6 @@ def plan(
     return executions
 
 
-def _from(folder: Path, path: Path) -> str:
-    """Write a path from a folder on where it is in it, else as it is."""
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
 def _parameters(row: Row) -> dict[str, str]:
     return rows.notebook_parameters(row.notebook)
 
@@ -161,7 +158,7 @@ def _plan_one(
     if not stays:
         parameters, sweep, remarks = _change(row, parameters, dataset, changes)
     if sweep:
-        parameters["sweep"] = _from(ROOT, folder / Path(parameters["sweep"]).name)
+        parameters["sweep"] = os.path.relpath(folder / Path(parameters["sweep"]).name, ROOT)
     if row.notebook == SWEEPING:
         parameters = {**parameters, "runs_root": f"{runs_root}/{report}"}
     elif "name" in _parameters(row):
@@ -175,7 +172,7 @@ def _plan_one(
         parameters = {**shown, **parameters}
     steps = [(row.notebook, parameters)]
     if row.test:
-        steps.append((TESTING, {"run": _from(ROOT / "runs", run.folder)}))
+        steps.append((TESTING, {"run": os.path.relpath(run.folder, ROOT / "runs")}))
     return Execution(row, name, folder, run, steps, "; ".join(remarks), sweep)
 
 

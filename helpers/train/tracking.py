@@ -1,5 +1,6 @@
 """Tracking of a run by wandb, when it is asked for; nothing here ever asks for a key."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,9 @@ def tracked(run: Run, config: Config) -> Iterator[Callable[[dict], None]]:
         mode=config.tracking,
         dir=run.folder,
         config=config.model_dump(),
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_meta=True),
+        settings=wandb.Settings(
+            silent=True, console="off", disable_git=True, x_disable_meta=True, symlink=False
+        ),
     ) as begun:
         yield lambda row: begun.log(row, step=int(row["epoch"]))
+    shutil.rmtree(begun.settings.log_dir, ignore_errors=True)  # its diary names folders
