@@ -11,6 +11,7 @@ from helpers import ROOT, data
 from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set
 from helpers.runs.config import Config
+from helpers.runs.files import lock
 from helpers.runs.folder import Run
 from helpers.train.loop import train
 
@@ -39,16 +40,17 @@ def _copy_images(kind: str) -> Path:
     """Copy the drawn images to data/leakage/KIND, where it leaks the test images to train, too."""
     source = sources.find("tiny_nature")
     folder = ROOT / "data" / "leakage" / kind
-    if folder.exists():
-        return folder
-    temporary = folder.with_name(f".{kind}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for split, entries in ("train", source.train), ("test", source.test):
-        for path, label in entries:
-            targets = ["train", "test"] if kind == "leaking" and split == "test" else [split]
-            for target in targets:
-                copy = temporary / target / source.classes[label] / f"{split}-{Path(path).name}"
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source.folder / path, copy)
-    temporary.rename(folder)
+    with lock(folder, f"copying images for {kind}"):
+        if folder.exists():
+            return folder
+        temporary = folder.with_name(f".{kind}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        for split, entries in ("train", source.train), ("test", source.test):
+            for path, label in entries:
+                targets = ["train", "test"] if kind == "leaking" and split == "test" else [split]
+                for target in targets:
+                    copy = temporary / target / source.classes[label] / f"{split}-{Path(path).name}"
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source.folder / path, copy)
+        temporary.rename(folder)
     return folder
