@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from helpers import ROOT, sweep
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.folder import Run
+from helpers.runs.folder import Run, find_runs
 from helpers.sweep import queue, runner, worker
 from helpers.sweep.file import read_sweep
 from helpers.train import loop
@@ -303,11 +303,14 @@ def test_killed_workers_points_are_done_exactly_once(write, config):
     assert sum(t.state == TrialState.COMPLETE for t in trials) == 6
 
 
-def test_dry_run_counts_points_and_trains_one_epoch(write, config, tmp_path):
-    text = sweep.preview(write(parameters=GRID | {"epochs": {"value": 7}}), config, workers=2)
+def test_dry_run_counts_points_and_trains_one_epoch(write, config, tmp_path, monkeypatch):
+    path = write(parameters=GRID | {"epochs": {"value": 7}})
+    text = sweep.preview(path, config, workers=2)
     assert "6 runs of up to 7 epochs" in text and "2 workers" in text
     assert "| lr | 0.001, 0.01, 0.1 |" in text and "| epochs | 7 (fixed) |" in text
-    assert not (tmp_path / "sweeps").exists()
+    assert find_runs(tmp_path) == []
+    monkeypatch.setattr(runner, "train", None)  # asked again, it says the same without training
+    assert sweep.preview(path, config, workers=2) == text
 
 
 @pytest.mark.parametrize(

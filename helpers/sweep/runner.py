@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from helpers import ROOT, data
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.files import write_atomically
+from helpers.runs.files import readable_json, write_atomically, write_json
 from helpers.runs.folder import Run, find_runs
 from helpers.runs.progress import tqdm
 from helpers.runs.text import abridge
@@ -264,16 +264,25 @@ def _flatten(chosen: dict, definition: Definition) -> dict:
 
 
 def preview(sweep_file: Path | str, config: Config | None = None, workers: int = 1) -> str:
-    """Train one epoch of the first point, and return what the sweep will take, as Markdown."""
+    """Train one epoch of the first point, and return what the sweep will take, as Markdown.
+
+    Its seconds are kept in the sweep's folder, so that asking again takes none and says the same.
+    """
     config = config or Config()
     definition = read_sweep(sweep_file, config)
     first = definition.constants | {p.name: p.examples[0] for p in definition.parameters}
-    with tempfile.TemporaryDirectory() as temporary:
-        chosen = config.replace(**first, runs_root=temporary, name="", tracking="none")
-        data.load(chosen)  # decodes, which later runs need not
-        start = time.perf_counter()
-        train(chosen, on_epoch=lambda row: True)
-        seconds = time.perf_counter() - start
+    kept = ROOT / config.runs_root / "sweeps" / definition.name / "preview.json"
+    chosen = config.replace(**first, name="", tracking="none")
+    known = readable_json(kept, dict[str, float]) or {}
+    if chosen.id not in known:
+        with tempfile.TemporaryDirectory() as temporary:
+            data.load(chosen)  # decodes, which later runs need not
+            start = time.perf_counter()
+            train(chosen.replace(runs_root=temporary), on_epoch=lambda row: True)
+            known[chosen.id] = time.perf_counter() - start
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, known)
+    seconds = known[chosen.id]
     count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
     minutes = count * chosen.epochs * seconds / 60 / workers
     rows = [(p.name, p.text) for p in definition.parameters]
