@@ -1,4 +1,4 @@
-"""Run all five reports on the few drawn birds, with the batch killed on the way: is a row ever lost?
+"""Run all five reports on a few drawn birds, with the batch killed on the way: is a row ever lost?
 
     python -m benchmarks.reports [--kills 5] [--jobs 2] [--folder runs/reports]
 

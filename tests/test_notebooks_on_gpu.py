@@ -95,6 +95,24 @@ def test_04_opens_the_test_set(place, trained):
     assert len(execute(place, "04", run=place.run, rows=2)["result"].labels) == 18
 
 
+def test_05_looks_inside(place, trained):
+    done = execute(place, "05", run=place.run, neurons=3, looked_at=8, compared=2,
+                   random_networks=2, large_kernels=0)  # fmt: skip
+    assert all(gradients.abs().sum() > 0 for gradients in done["random_gradients"])
+
+
+def test_06_fine_tunes(place, trained):
+    done = execute(
+        place, "06", dataset=place.dataset, model="five_blocks", weights=place.run, head="dense",
+        pooling="flatten", dense=8, image_size=32, filters=[4, 4, 8, 8, 8], val_fraction=0.4,
+        batch_size=8, epochs=2,
+        feature_views=2, compare=["scratch", "all_but_head"], seeds=2, final=True, test=True,
+        runs_root=place.runs, name="tuned",
+    )  # fmt: skip
+    assert len(done["everyone"]) == 4 and done["saved"]
+    assert done["last"].metrics["test"]["images"] == 18
+
+
 def test_07_detects(place):
     def few(count, seed):
         return draw_scenes(8, seed)
