@@ -145,4 +145,5 @@ for ask in (lambda: socket.create_connection(("192.0.2.1", 80), 0.1),
                           capture_output=True, check=True, timeout=60)  # fmt: skip
     said = done.stdout.splitlines()
     assert said[0] == "200" and len(said) == 5 and all("leave this machine" in s for s in said[1:])
-    assert '/tests/offline" $(BIN)/python -m pytest -n 2 --nbmake' in (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    assert '/tests/offline" $(BIN)/python -m pytest -n 2 --nbmake' in makefile
