@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from helpers import ROOT, detect
 from helpers.detect.detectors import Detector
+from helpers.detect.drawn import detector as drawn
 from helpers.detect.drawn import traffic
 from helpers.detect.drawn.detector import train_detector
 from helpers.detect.drawn.scene import FAR, NEAR, SIZE, Camera, Scene, build_bus, build_truck, stand
@@ -521,6 +522,25 @@ def test_small_detector_learns_what_it_is_shown():
         right += ((overlap > .5) & same).any(1).sum()
         total += len(target["labels"])
     assert right / total > .5
+
+
+def test_the_drawn_detector_is_kept_and_trained_again_where_it_is_another_or_damaged(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(drawn, "SCENES", 4)
+    path, scene = tmp_path / "detector.pt", traffic.draw_scenes(1, 9)[0]
+
+    def found(steps):
+        return drawn.drawn_detector(path, steps, 0, score_threshold=.02).predict(scene)[0].boxes
+
+    first = found(2)
+    monkeypatch.setattr(traffic, "draw_scenes", None)  # nothing more is drawn
+    assert np.array_equal(found(2), first)
+    with pytest.raises(TypeError):
+        found(3)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TypeError):
+        found(2)
 
 
 def test_unknown_classes_are_named(tmp_path):

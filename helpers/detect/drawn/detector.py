@@ -3,6 +3,8 @@
 It shows the pipeline without a download; it knows nothing but the drawn roads.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,11 +12,53 @@ from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.fcos import FCOSHead
+from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from helpers.detect.detectors import Detector, as_detector
+from helpers.detect.drawn import traffic
 from helpers.models.device import choose_device, choose_dtype, keep_memory
 from helpers.runs.config import Config
+from helpers.runs.files import DamagedFile, whole
+from helpers.runs.folder import OPEN, read_checkpoint
 from helpers.runs.progress import tqdm
+
+SCENES = 400
+
+
+class Kept(TypedDict):
+    """What is kept of a drawn detector, and of what it came from."""
+
+    __pydantic_config__ = OPEN
+    model: dict[str, torch.Tensor]
+    names: list[str]
+    image_size: tuple[int, int]  # height, width
+    steps: int
+    seed: int
+
+
+def drawn_detector(path: Path, steps: int, seed: int, score_threshold: float = .5) -> Detector:
+    """Train a detector on drawn scenes, or load it from a file that has one of `steps` and `seed`.
+
+    The scenes are drawn from the seed; clips are of another stream of random numbers.
+    """
+    kept: dict = {}
+    try:
+        kept = read_checkpoint(path, Kept)
+    except FileNotFoundError:
+        pass
+    except DamagedFile:
+        print(f"{path.name} is damaged: the detector is trained again")
+    if (kept.get("steps"), kept.get("seed")) == (steps, seed):
+        model = build_small_fcos(len(kept["names"]), kept["image_size"])
+        model.load_state_dict(kept["model"])
+        return as_detector(model, kept["names"], score_threshold)
+    images, targets = traffic.draw_scenes(SCENES, seed)
+    model, names = _train(images, targets, steps, seed)
+    kept = {"model": model.state_dict(), "names": names, "image_size": images.shape[1:3],
+            "steps": steps, "seed": seed}  # fmt: skip
+    with whole(path) as temporary:
+        torch.save(kept, temporary)
+    return as_detector(model, names, score_threshold)
 
 
 def build_small_fcos(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
@@ -45,6 +89,11 @@ def train_detector(images: np.ndarray, targets: list[dict], steps: int = 150, se
     Each target holds "boxes" (K, 4) in pixels and "labels", K class names. Images are mirrored
     and their brightness varied at random.
     """
+    return as_detector(*_train(images, targets, steps, seed, batch_size, lr), score_threshold)
+
+
+def _train(images: np.ndarray, targets: list[dict], steps: int, seed: int, batch_size: int = 16,
+           lr: float = 3e-3) -> tuple[nn.Module, list[str]]:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     keep_memory()
@@ -72,4 +121,4 @@ def train_detector(images: np.ndarray, targets: list[dict], steps: int = 150, se
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-    return as_detector(model, names, score_threshold)
+    return model, names
