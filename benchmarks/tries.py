@@ -7,6 +7,7 @@ the notebook's own parameters, seed by seed, on the same images.
 """
 
 import argparse
+import ast
 import tempfile
 from pathlib import Path
 
@@ -31,9 +32,8 @@ FOLDER = "runs/tries"
 def defaults(number: str, **changes) -> Config:
     """Return the configuration of a notebook's own parameters, with changes."""
     found = papermill.inspect_notebook(str(path_of(number)))
-    given = {name: yaml.safe_load(entry["default"].replace("None", "null").replace("True", "true")
-                                  .replace("False", "false"))
-             for name, entry in found.items() if name in Config.model_fields}  # fmt: skip
+    given = {name: ast.literal_eval(entry["default"]) for name, entry in found.items()
+             if name in Config.model_fields}  # fmt: skip
     return Config(**given | {"runs_root": FOLDER, "name": ""} | changes)
 
 
