@@ -15,8 +15,11 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ["NUMBA_THREADING_LAYER"] = "workqueue"  # the only one that bears a fork
 
 import numpy as np
 import torch
@@ -92,11 +95,13 @@ def sweep(home: Path) -> Callable[[], str]:
 
 
 def count_rows(home: Path) -> Callable[[], str]:
-    """Run a report's rows that only count."""
+    """Run all rows that only count."""
     root = str(home / "runs")
-    code = batch.main(["experiments/r1.yaml", "--rows", "count*", "--runs-root", root])
+    files = [f"experiments/r{number}.yaml" for number in range(1, 6)]
+    if batch.main([*files, "--rows", "count*", "--runs-root", root]):
+        raise RuntimeError("a row failed")
     files = sorted((home / "runs").rglob("counts.json"))
-    return lambda: digest(code, [[path.parent.name, path.read_text()] for path in files])
+    return lambda: digest([[path.parent.name, path.read_text()] for path in files])
 
 
 def report(home: Path) -> Callable[[], str]:
@@ -114,11 +119,13 @@ def start(work: Callable, home: Path) -> int:
     if child := os.fork():
         return child
     decoding.DECODED = home / "decoded"
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+    log = os.open(home / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     try:
         (home / f"{work.__name__}.result").write_text(work(home)())
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0 if (home / f"{work.__name__}.result").exists() else 1)
 
@@ -147,6 +154,9 @@ def main() -> None:
     for number, (name, work) in enumerate(WORKS.items(), start=1):
         # A report shows when its runs ended, so it is compared with one of the same runs.
         expected, seconds = finish(work, homes[work is report])
+        if expected == "FAILED":
+            print((homes[work is report] / "log.txt").read_text())
+            raise RuntimeError(f"{name} failed, undisturbed")
         hits = 0
         while kills < options.kills * number // len(WORKS):
             child = start(work, homes[1])

@@ -258,6 +258,20 @@ def test_embedded_images_are_the_smallest_that_the_network_takes(tmp_path, name,
     assert Config(**chosen).image_size == size
 
 
+def test_rows_on_drawn_images_keep_their_figures_not_their_weights(tmp_path):
+    for dataset, left in ("tiny_species", []), ("caltech101", ["best.pt", "best.pt"]):
+        (row,) = plan("r3.yaml", "best", tmp_path, dataset=dataset)
+        (search,) = plan("r5.yaml", "lr_grid", tmp_path, dataset=dataset)
+        for folder in row.run.folder, search.run.folder / "a_run":
+            folder.mkdir(parents=True)
+            (folder / "best.pt").touch()
+            (folder / "metrics.json").touch()
+        row.forget_weights()
+        search.forget_weights()
+        found = [p.name for e in (row, search) for p in e.run.folder.rglob("*") if p.is_file()]
+        assert sorted(found) == [*left, "metrics.json", "metrics.json"]
+
+
 def test_set_reaches_every_stage(tmp_path):
     (execution,) = plan("r2.yaml", "resnet101_unfrozen", tmp_path, changes={"epochs": 2})
     assert [stage["epochs"] for stage in execution.steps[0][1]["stages"]] == [2, 2]

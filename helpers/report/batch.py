@@ -3,7 +3,8 @@
     python -m helpers.report.batch experiments/r5.yaml [--rows PATTERN] [--jobs N] [--set epochs=1]
         [--dataset tiny_nature] [--dry-run]
 
-Rows that only count are counted at once, without a notebook, a fraction of a second each.
+Rows that only count are counted at once, without a notebook, a fraction of a second each. Rows that
+ran on drawn images in place of the report's keep their figures, not their weights.
 
 Each execution has a folder runs/batch/REPORT/ROW: status.json, the executed notebook, log.txt and
 parameters.yaml, with which papermill runs it by hand. Finished rows are skipped, all others start
@@ -157,6 +158,7 @@ def _look(execution: Execution, jobs: int) -> tuple[str, str]:
         stop(execution.folder)
         return "failed", f"not done within its limit of {execution.row.limit_minutes:g} minutes"
     if code == 0 and execution.step + 1 == len(execution.steps):
+        execution.forget_weights()
         return "finished", ""
     if code == 0:
         execution.step += 1

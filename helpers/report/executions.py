@@ -45,6 +45,7 @@ class Execution:
     steps: list[tuple[str, dict]]  # notebook, parameters
     changes: str  # what differs from the report; "": nothing
     sweep: dict | None = None  # the changed sweep file
+    drawn: bool = False  # trained on drawn images in place of the report's
     step: int = 0
     attempt: int = 1
     started: float = 0.0  # of the execution, monotonic
@@ -96,6 +97,15 @@ class Execution:
         models.freeze(network, config.freeze)
         operations = cs6910_operations(config, classes) if config.model == "five_blocks" else ()
         rows.write_counts(self.run.folder, network, count(network, config.image_size), operations)
+
+    def forget_weights(self) -> None:
+        """Delete the weights of what was trained on drawn images in place of the report's.
+
+        Such a row shows that it runs; all rows together would leave 25 GB of weights.
+        """
+        if self.drawn:
+            for path in self.run.folder.rglob("best.pt"):
+                path.unlink()
 
     def write_parameters(self) -> None:
         """Write the files that `command` reads."""
@@ -152,6 +162,7 @@ def _plan_one(
     stays = row.counts or "dataset" not in _parameters(row)
     report = rows.folder_of(row.report, "" if stays else Path(dataset).name)
     run = Run(ROOT / runs_root / report / name)
+    drawn = dataset in EMBEDDED and not stays
     folder = ROOT / runs_root / "batch" / report / name
     remarks: list[str] = []
     sweep = None
@@ -160,6 +171,7 @@ def _plan_one(
     if sweep:
         parameters["sweep"] = os.path.relpath(folder / Path(parameters["sweep"]).name, ROOT)
     if row.notebook == SWEEPING:
+        run = Run(run.folder.parent / "sweeps" / Path(parameters["sweep"]).stem)  # holds its runs
         parameters = {**parameters, "runs_root": f"{runs_root}/{report}"}
     elif "name" in _parameters(row):
         parameters = {**parameters, "name": name, "runs_root": f"{runs_root}/{report}"}
@@ -173,7 +185,7 @@ def _plan_one(
     steps = [(row.notebook, parameters)]
     if row.test:
         steps.append((TESTING, {"run": os.path.relpath(run.folder, ROOT / "runs")}))
-    return Execution(row, name, folder, run, steps, "; ".join(remarks), sweep)
+    return Execution(row, name, folder, run, steps, "; ".join(remarks), sweep, drawn)
 
 
 def _change(
