@@ -122,6 +122,19 @@ def test_training_never_sees_validation_or_test_images(splits, config, monkeypat
     assert same(weights(first, "last.pt"), weights(other, "last.pt"))
 
 
+def test_a_run_elsewhere_is_found_from_runs_on_where_runs_is_absent_or_a_link(
+    splits, config, tmp_path, monkeypatch
+):
+    name = fit(splits, config).folder.relative_to(tmp_path)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.setattr(loop, "ROOT", repository)
+    assert loop.choose_run(f"../../{name}", "").finished
+    (tmp_path / "drive/deep/runs").mkdir(parents=True)
+    (repository / "runs").symlink_to(tmp_path / "drive/deep/runs")
+    assert loop.choose_run(f"../../{name}", "").finished
+
+
 def test_a_finished_run_is_loaded_not_trained(splits, config, monkeypatch):
     run = fit(splits, config)
     monkeypatch.setattr(loop, "Training", None)  # a call would raise

@@ -4,10 +4,12 @@ Start with `train`: a run is a configuration.
 """
 
 import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -121,7 +123,8 @@ def choose_run(name: str, dataset: str) -> Run:
     Raises FileNotFoundError when the named run does not exist or has not finished.
     """
     if name:
-        run = Run(ROOT / "runs" / name)
+        # `runs` may not exist yet, or be a link: `..` leads out of it all the same.
+        run = Run(Path(os.path.normpath(ROOT / "runs" / name)))
         if not run.finished:
             known = ", ".join(run.name for run in find_runs()) or "none"
             raise FileNotFoundError(f"runs/{name} is no finished run; finished are: {known}")
