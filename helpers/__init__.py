@@ -2,6 +2,11 @@
 config -> data -> models -> train -> a run folder -> everything that reads runs.
 """
 
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # anchors every relative path of the project
+
+if sys.platform == "linux" and not Path("/proc/self").exists():
+    raise OSError("/proc is not mounted, so neither the memory's size nor which processes live can "
+                  "be known: mount it (mount -t proc proc /proc) and start again")  # fmt: skip

@@ -3,6 +3,8 @@
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -12,18 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_damage import make_config, result, write_images
+from test_damage import SWEEP, make_config, result, write_images
 
-from helpers import data, models
+from helpers import ROOT, data, detect, models, sweep
 from helpers.data import images as decoding
 from helpers.data.download import unpack
+from helpers.detect.detectors import Detector
+from helpers.detect.rules import Rules
+from helpers.detect.tracking import Detections
+from helpers.detect.video import Video, Writer
 from helpers.evaluate.evaluation import open_test_set
+from helpers.report.page import write_report
 from helpers.runs import files
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import CannotWrite, lock, reserve, write_atomically
 from helpers.runs.folder import Run, open_run
 from helpers.train import train
 from helpers.train.loop import fit
+
+NOTHING = Detections(np.zeros((0, 4)), [], np.zeros(0))
 
 
 @pytest.fixture
@@ -91,6 +100,60 @@ def test_a_run_whose_best_weights_were_lost_on_the_way_ends_as_if_they_had_not(h
 
 def _interrupt():
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("size", [400, 3000, 9000])
+def test_a_sweep_on_a_full_disk_stops_in_one_sentence_and_continues_later(home, size, monkeypatch):
+    """Where the sweep's journal fills the disk, or a run's file does."""
+    (home / "grid.yaml").write_text(SWEEP)
+    config = make_config(home).replace(runs_root=str(home / "runs"))
+    whole = sweep.run(home / "grid.yaml", config.replace(runs_root=str(home / "whole")))
+    with largest_file(size), pytest.raises(CannotWrite, match="its disk is full"):
+        sweep.run(home / "grid.yaml", config)
+    done = sweep.run(home / "grid.yaml", config)
+    assert not done.failed
+    assert [(run.name, result(run)[1:]) for run in done.runs] == [
+        (run.name, result(run)[1:]) for run in whole.runs
+    ]
+
+
+def test_a_report_on_a_full_disk_leaves_the_one_before(home):
+    train(make_config(home).replace(name="one"))
+    page = write_report(str(home / "runs"))
+    before = page.read_bytes()
+    train(make_config(home).replace(name="two"))
+    with largest_file(1000), pytest.raises(CannotWrite, match=r"ledger\.csv .* its disk is full"):
+        write_report(str(home / "runs"))
+    assert page.read_bytes() == before and not list(page.parent.glob("*.unfinished"))
+    assert write_report(str(home / "runs")).read_bytes() != before
+
+
+def test_a_film_on_a_full_disk_stops_in_one_sentence(home):
+    with Writer(home / "street.mp4", 64, 48, 25) as writer:
+        for number in range(20):
+            image = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            writer.write(image, number / 25)
+    detector = Detector(["car"], lambda images: [NOTHING] * len(images), .5)
+    video = Video(home / "street.mp4")
+    for size in (10, 2000):
+        moments = detect.process(video, detector, Rules())
+        with largest_file(size), pytest.raises(CannotWrite, match="its disk is full"):
+            detect.record(moments, video, Rules(), home / "film")
+
+
+def test_a_batch_on_a_full_disk_stops_in_one_sentence_and_continues_later(home):
+    command = [sys.executable, "-m", "helpers.report.batch", "experiments/r5.yaml", "--rows",
+               "count*", "--runs-root", str(home / "runs")]  # fmt: skip
+
+    def run(size):
+        with largest_file(size):
+            return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    for size in (64, 300):
+        stopped = run(size)
+        assert stopped.returncode == 2 and stopped.stderr.count("\n") == 1, stopped.stderr
+        assert "its disk is full" in stopped.stderr
+    assert run(2**40).returncode == 0
 
 
 def test_unpacking_on_a_full_disk_leaves_the_archive_and_nothing_else(tmp_path):

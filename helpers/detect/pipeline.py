@@ -19,6 +19,7 @@ from helpers.detect.figures import Annotator, draw_rules, draw_summary
 from helpers.detect.rules import Event, Judge, Rules, check_classes
 from helpers.detect.tracking import DEFAULT, Settings, Track, Tracker
 from helpers.detect.video import Video, Writer
+from helpers.runs.files import naming_the_disk
 from helpers.runs.progress import tqdm
 
 VEHICLES = ["bicycle", "car", "motorcycle", "motorbike", "bus", "truck"]  # COCO's, Darknet's names
@@ -164,7 +165,8 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
     """Write down what `process` yields and sum it up.
 
     Writes into `folder`: annotated.mp4, events.csv, rules.png and summary.png. The heat map shows
-    the classes that some zone forbids, or all where none does.
+    the classes that some zone forbids, or all where none does. Raises CannotWrite where the disk
+    is full or read-only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +174,7 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
     heat = HeatMap(forbidden, video.width, video.height)
     tracks: dict[int, Track] = {}
     events, first, started = [], None, time.perf_counter()
-    with (Film(folder / "annotated.mp4", video, rules) as film,
+    with (naming_the_disk(folder), Film(folder / "annotated.mp4", video, rules) as film,
           EventTable(folder / "events.csv") as table):
         for moment in moments:
             if first is None:
@@ -188,5 +190,6 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
     summary = Summary(first, film.key_frames(), events, Counter(t.label for t in tracks.values()),
                       counts, heat, moment.frame + 1, moment.time, speed, video.warning)
     figure = draw_summary(first, events, counts, heat.counts, forbidden, moment.time)
-    figure.savefig(folder / "summary.png", **PICTURE)
+    with naming_the_disk(folder):
+        figure.savefig(folder / "summary.png", **PICTURE)
     return summary

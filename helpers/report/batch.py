@@ -33,7 +33,7 @@ from helpers.report import rows
 from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
 from helpers.runs.config import ConfigError
-from helpers.runs.files import readable_json
+from helpers.runs.files import CannotWrite, naming_the_disk, readable_json
 from helpers.runs.text import for_terminal
 
 MARK = "FIVE_BLOCKS_BATCH"  # in the environment of all that an execution starts: its folder
@@ -78,7 +78,9 @@ def run(executions: list[Execution], jobs: int = 1) -> list[Execution]:
         finally:
             for execution in running:
                 stop(execution.folder)
-                execution.set_status("interrupted")
+            for execution in running:
+                with suppress(CannotWrite):  # a full disk has said so already
+                    execution.set_status("interrupted")
                 table.say(execution, "interrupted")
     return failed
 
@@ -103,8 +105,9 @@ def stop(folder: Path) -> None:
 
 def _lock(folder: Path, locks: ExitStack) -> None:
     """Hold a report's folder while this batch lives; at its death the system lets go of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = locks.enter_context((folder / ".lock").open("w"))
+    with naming_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = locks.enter_context((folder / ".lock").open("w"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -295,7 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed = run(executions, options.jobs)
         finally:
             signal.signal(signal.SIGTERM, before)
-    except (ExperimentError, ConfigError, FileNotFoundError) as error:
+    except (ExperimentError, ConfigError, FileNotFoundError, CannotWrite) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

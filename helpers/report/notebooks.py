@@ -13,6 +13,7 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from helpers.runs.files import write_atomically
 from helpers.runs.progress import tqdm
 
 
@@ -57,7 +58,7 @@ def write_pages(paths: list[Path]) -> list[Path]:
     pages = []
     for path in tqdm(paths, unit="page", disable=None):
         page = path.with_suffix(".html")
-        page.write_text(to_page(nbformat.read(path, as_version=4), path.stem), encoding="utf-8")
+        write_atomically(page, to_page(nbformat.read(path, as_version=4), path.stem).encode())
         pages.append(page)
     return pages
 

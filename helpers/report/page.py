@@ -12,6 +12,7 @@ import base64
 import io
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from helpers.report import comparisons, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
 from helpers.report.rows import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
-from helpers.runs.files import write_atomically
+from helpers.runs.files import CannotWrite, write_atomically
 from helpers.runs.folder import Run, find_runs, read_runs
 from helpers.sweep import figures as sweep_figures
 from helpers.sweep import findings
@@ -340,5 +341,8 @@ def main() -> None:
     parser.add_argument("--runs-root", default="runs")
     parser.add_argument("--output", default="")
     options = parser.parse_args()
-    path = write_report(options.runs_root, options.output)
+    try:
+        path = write_report(options.runs_root, options.output)
+    except CannotWrite as error:
+        sys.exit(str(error))
     print(f"report: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.data.batches import mix_seeds
 from helpers.runs.config import Config, ConfigError
+from helpers.runs.files import CannotWrite, naming_the_disk
 from helpers.runs.text import reason, without_secrets
 from helpers.sweep.file import Definition
 
@@ -45,7 +46,7 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
     """Open or make the sweep's study in a journal file, or in a database by its URL.
 
     Raises ConfigError in one sentence when the storage cannot be reached, or holds another sweep
-    of this name.
+    of this name, CannotWrite where a journal's disk is full or read-only.
     """
     try:
         if "://" not in storage:
@@ -70,6 +71,8 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
                 direction=definition.goal,
                 load_if_exists=True,  # another machine may have been quicker
             )
+    except CannotWrite:
+        raise
     except Exception as error:  # each database has its own
         place = without_secrets(storage, storage)
         why = without_secrets(reason(error.__cause__ or error, 120), storage)  # Optuna guesses
@@ -96,7 +99,16 @@ def _journal(path: Path) -> JournalFileBackend:
         with path.open("rb") as file:
             json.loads(file.readline())  # not a journal? then nothing is written
     lock = _FileLock(path) if fcntl else JournalFileSymlinkLock(str(path))
-    return JournalFileBackend(str(path), lock)
+    with naming_the_disk(path):
+        return _Journal(str(path), lock)
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's, with one sentence for a full disk."""
+
+    def append_logs(self, logs: list[dict]) -> None:
+        with naming_the_disk(Path(self._file_path)):
+            super().append_logs(logs)
 
 
 class _FileLock:
@@ -258,6 +270,8 @@ def _is_alive(trial: FrozenTrial) -> bool | None:
         return None if age < 10 else False
     if worker["host"] != socket.gethostname():
         return time.time() - trial.user_attrs["seen"] < SILENCE
+    if worker == _this_process():  # which asks before it works: an error has ended that trial
+        return False
     with suppress(psutil.Error):
         process = psutil.Process(worker["pid"])
         return (

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from helpers import ROOT, data
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.files import readable_json, write_atomically, write_json
+from helpers.runs.files import CannotWrite, readable_json, write_atomically, write_json
 from helpers.runs.folder import Run, find_runs
 from helpers.runs.progress import tqdm
 from helpers.runs.text import abridge
@@ -164,9 +164,13 @@ def _run_here(
     study: optuna.Study, definition: Definition, config: Config, until: float, bar: tqdm
 ) -> None:
     """Work in this process until the queue is empty."""
-    queue.give_back(study)
-    queue.fill(study, queue.list_points(definition, config))
-    work(study, definition, config, until, on_trial=lambda: _show(bar, study, definition))
+    points, unknown = queue.list_points(definition, config), True
+    while unknown:
+        unknown = queue.give_back(study)
+        queue.fill(study, points)
+        work(study, definition, config, until, on_trial=lambda: _show(bar, study, definition))
+        if unknown:  # somebody may work on that trial
+            time.sleep(1)
 
 
 def _run_in_processes(
@@ -317,7 +321,7 @@ def main() -> None:
             print(preview(options.file, config, options.workers))
             return
         sweep = run(options.file, config, options.storage, options.workers, options.budget)
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, FileNotFoundError, CannotWrite) as error:
         sys.exit(str(error))
     for parameters, reason in sweep.failed.items():
         print(f"failed: {parameters}: {reason}")
