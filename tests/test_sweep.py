@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
+import psutil
 import pytest
 import yaml
 from optuna.trial import TrialState
@@ -262,9 +263,13 @@ def test_living_workers_point_is_left_alone(write, config):
     (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
     study = study_of(path, config)
     queue.fill(study, queue.list_points(read_sweep(path, config), config))
-    queue.claim(study, read_sweep(path, config), config, worker=0)
-    queue.give_back(study)
-    assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
+    taken = queue.claim(study, read_sweep(path, config), config, worker=0)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        started = psutil.Process(other.pid).create_time()
+        worker = taken.user_attrs["worker"] | {"pid": other.pid, "started": started}
+        taken.set_user_attr("worker", worker)
+        queue.give_back(study)
+        assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
 
 
 def test_queue_filled_twice_holds_each_point_once(write, config, curves):

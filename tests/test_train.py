@@ -23,7 +23,7 @@ from helpers.models import build
 from helpers.models.device import mixed_precision
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run, find_runs, open_run
-from helpers.train import loop
+from helpers.train import loop, optimizers
 from helpers.train.loop import image_size_of_epoch
 
 SMALL = {
@@ -332,3 +332,23 @@ def test_on_a_cpu_depthwise_convolutions_train_in_float32():
         torch.testing.assert_close(gradient, expected, rtol=0.05, atol=0.5)
     assert dtypes == {1: torch.bfloat16, 2: torch.bfloat16, 4: torch.float32}
     assert torch.conv2d(images, conv.weight, groups=4).dtype == torch.float32
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_leaves_out_infinite_steps_as_pytorchs_with_a_waiting_scaler_does(momentum):
+    """The gradients are infinite at the first steps, as they usually are, and once in between."""
+    weights = []
+    for kind in (torch.optim.RMSprop, optimizers.RMSprop):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        optimizer = kind(layer.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for step in range(8):
+            optimizer.zero_grad()
+            loss = layer(torch.randn(4, 3)).square().mean()
+            scaler.scale(loss * (math.inf if step in (0, 1, 5) else 1)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append([p.detach() for p in layer.parameters()])
+    for one, other in zip(*weights, strict=True):
+        assert one.isfinite().all() and torch.allclose(one, other, atol=1e-6)

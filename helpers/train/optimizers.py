@@ -1,5 +1,7 @@
 """Optimizers and learning-rate schedules by name, all of them PyTorch's own."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -28,9 +30,39 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
             parameters, momentum=config.momentum, nesterov=config.nesterov, fused=True, **shared
         )
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, momentum=config.momentum, foreach=True, **shared)
+        return RMSprop(parameters, momentum=config.momentum, foreach=True, **shared)
     optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return optimizer(parameters, fused=True, **shared)
+
+
+class RMSprop(torch.optim.RMSprop):
+    """PyTorch's, which with float16 leaves out a step of infinite gradients without waiting.
+
+    PyTorch's own has no fused form, so that GradScaler asks the GPU at every step whether there was
+    an infinite gradient. An optimizer that says that it can is given the answer on the GPU instead.
+    """
+
+    _step_supports_amp_scaling = True
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> torch.Tensor | None:
+        """Make a step, or change nothing where `found_inf`, from GradScaler, says so."""
+        if (found := getattr(self, "found_inf", None)) is None:
+            return super().step(closure)
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for p in trained:
+            p.grad.div_(self.grad_scale)
+        before = [{name: value.clone() for name, value in self._tensors(p)} for p in trained]
+        loss = super().step(closure)
+        for p, kept in zip(trained, before, strict=True):
+            for name, value in self._tensors(p):
+                old = kept.get(name, torch.zeros_like(value))  # at the first step there is none
+                torch.where(found.bool(), old, value, out=value)
+        return loss
+
+    def _tensors(self, p: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+        """List what a step changes of a parameter: itself and its running averages."""
+        return [("value", p), *((n, v) for n, v in self.state[p].items() if v.ndim)]
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: Config, steps: int):
