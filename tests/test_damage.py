@@ -243,7 +243,7 @@ def uses(home):
     pixels = splits.train.take(np.arange(len(splits.train))).tolist()
     cached = splits.fingerprint, splits.train.paths, pixels
     counts = json.loads((folder / "counts" / "counts.json").read_text())["parameters"]
-    (cache,) = (pristine / "decoded").glob("*/")
+    (cache,) = (path for path in (pristine / "decoded").iterdir() if path.is_dir())
     cases = [(f"runs/good/{name}", use_finished, good) for name in RUN]
     cases += [(f"runs/begun/{name}", use_begun, whole)
               for name in ("last.pt", "last.pt", "best.pt", "status.json", "history.csv",

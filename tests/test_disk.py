@@ -3,8 +3,6 @@
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -24,6 +22,7 @@ from helpers.detect.rules import Rules
 from helpers.detect.tracking import Detections
 from helpers.detect.video import Video, Writer
 from helpers.evaluate.evaluation import open_test_set
+from helpers.report import batch
 from helpers.report.page import write_report
 from helpers.runs import files
 from helpers.runs.config import Config, ConfigError
@@ -141,19 +140,15 @@ def test_a_film_on_a_full_disk_stops_in_one_sentence(home):
             detect.record(moments, video, Rules(), home / "film")
 
 
-def test_a_batch_on_a_full_disk_stops_in_one_sentence_and_continues_later(home):
-    command = [sys.executable, "-m", "helpers.report.batch", "experiments/r5.yaml", "--rows",
-               "count*", "--runs-root", str(home / "runs")]  # fmt: skip
-
-    def run(size):
+def test_a_batch_on_a_full_disk_stops_in_one_sentence_and_continues_later(home, capsys):
+    arguments = [str(ROOT / "experiments/r5.yaml"), "--rows", "count*",
+                 "--runs-root", str(home / "runs")]  # fmt: skip
+    for size in (0, 64, 300):
         with largest_file(size):
-            return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    for size in (64, 300):
-        stopped = run(size)
-        assert stopped.returncode == 2 and stopped.stderr.count("\n") == 1, stopped.stderr
-        assert "its disk is full" in stopped.stderr
-    assert run(2**40).returncode == 0
+            assert batch.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert "its disk is full" in said and said.count("\n") == 1
+    assert batch.main(arguments) == 0
 
 
 def test_unpacking_on_a_full_disk_leaves_the_archive_and_nothing_else(tmp_path):

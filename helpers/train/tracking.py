@@ -1,5 +1,6 @@
 """Tracking of a run by wandb, when it is asked for; nothing here ever asks for a key."""
 
+import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ def require_key() -> None:
     """Raise ConfigError where wandb finds no key; nothing is asked for."""
     import wandb  # noqa: PLC0415  (slow to import, and most runs do not track)
 
-    if not wandb.login(prompt=False, verify=False):
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        found = wandb.login(prompt=False, verify=False)
+    else:  # older versions, as Colab's, which would ask
+        found = wandb.api.api_key
+    if not found:
         raise ConfigError(
             "tracking 'online' finds no wandb key: run 'wandb login' in a terminal once, "
             "or use tracking 'offline'"
@@ -43,7 +48,7 @@ def tracked(run: Run, config: Config) -> Iterator[Callable[[dict], None]]:
         id=f"{run.name}-{config.id}",
         resume="allow",
         mode=config.tracking,
-        dir=run.folder,
+        dir=str(run.folder),
         config=config.model_dump(),
         settings=wandb.Settings(
             silent=True, console="off", disable_git=True, x_disable_meta=True, symlink=False
