@@ -114,7 +114,7 @@ def test_licence_is_mit():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 knows less of what is installed")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 knows less of what is installed")
 def test_requirements_name_every_package_that_helpers_import():
     optional = {"ultralytics", "IPython"}  # the second comes with ipykernel
     distributions = metadata.packages_distributions()

@@ -385,7 +385,7 @@ def test_online_gives_wandb_the_same_file_and_the_same_training(write, config, c
         calls.append((content, project))
         return "id-1"
 
-    wandb = SimpleNamespace(login=lambda **_: True, init=Tracked, sweep=make_sweep, agent=agent)
+    wandb = SimpleNamespace(login=lambda prompt, verify: True, init=Tracked, sweep=make_sweep, agent=agent)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     parameters = {"group": {"parameters": {"lr": {"values": [0.01, 0.02]}}},
                   "dropout": {"values": [0.2]}}  # fmt: skip
@@ -393,7 +393,7 @@ def test_online_gives_wandb_the_same_file_and_the_same_training(write, config, c
     result = sweep.run(path, config.replace(tracking="online"))
     assert calls == [(yaml.safe_load(path.read_text()), "five-blocks"), ("id-1", "five-blocks", 3)]
     assert [(c.lr, c.dropout) for c in trained] == [(0.02, 0.2)] and len(result.runs) == 1
-    wandb.login = lambda **_: False
+    wandb.login = lambda prompt, verify: False
     with pytest.raises(ConfigError, match="wandb login"):
         sweep.run(path, config.replace(tracking="online"))
 

@@ -34,7 +34,7 @@ def test_a_finished_run_tracked_offline_leaves_no_key(tmp_path, monkeypatch):
 def test_a_run_that_an_agent_began_is_used_and_left_open(tmp_path, monkeypatch):
     logged = []
     begun = SimpleNamespace(log=lambda row, step: logged.append((step, row["val_accuracy"])))
-    wandb = SimpleNamespace(login=lambda **_: True, run=begun)  # without init and finish
+    wandb = SimpleNamespace(login=lambda prompt, verify: True, run=begun)  # without init and finish
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config = Config(**SMALL, runs_root=str(tmp_path), tracking="online")
     run = fit(Splits(image_set(48, 0), image_set(24, 1), image_set(9, 2)), config)
