@@ -385,7 +385,8 @@ def test_online_gives_wandb_the_same_file_and_the_same_training(write, config, c
         calls.append((content, project))
         return "id-1"
 
-    wandb = SimpleNamespace(login=lambda prompt, verify: True, init=Tracked, sweep=make_sweep, agent=agent)
+    wandb = SimpleNamespace(login=lambda prompt, verify: True, init=Tracked, sweep=make_sweep,
+                            agent=agent)  # fmt: skip
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     parameters = {"group": {"parameters": {"lr": {"values": [0.01, 0.02]}}},
                   "dropout": {"values": [0.2]}}  # fmt: skip
