@@ -14,7 +14,8 @@
   written down by hand in car_park.csv: the seconds in which each is seen at all and seen whole, and
   where its middle is, in fractions of the width
 - overhead: what reading, tracking, rules and writing add to the time of the detector alone, for
-  Faster R-CNN MobileNet 320 (random weights, on drawn frames) and YOLOv3-tiny (on the film)
+  Faster R-CNN MobileNet 320 (random weights, on drawn frames), YOLOv3-tiny and YOLOv3 (on the film;
+  the second with random weights and the first one's boxes, so that there is something to follow)
 
 Writes runs/benchmarks/detect.json.
 """
@@ -36,7 +37,8 @@ from tqdm import tqdm
 
 from helpers import ROOT
 from helpers.detect import process, record
-from helpers.detect.detectors import Detector, load_detector
+from helpers.detect.darknet import Darknet
+from helpers.detect.detectors import Detector, darknet_detector, load_detector
 from helpers.detect.drawn.detector import train_detector
 from helpers.detect.drawn.traffic import FPS, Clip, Frame, draw_scenes
 from helpers.detect.pipeline import VEHICLES
@@ -216,6 +218,51 @@ def measure_overhead(detector: Detector, film: Path, rules: Rules, rounds: int =
             "pipeline_frames_per_second": len(images) / whole, "overhead_share": whole / bare - 1}
 
 
+def write_yolov3(folder: Path) -> tuple[Path, Path]:
+    """Write YOLOv3's cfg file and random weights (arXiv:1804.02767, table 1 and section 2.3)."""
+    text = "[net]\nwidth=416\nheight=416\n"
+
+    def add(kind: str, **values) -> None:
+        nonlocal text
+        text += f"[{kind}]\n" + "".join(f"{key}={value}\n" for key, value in values.items())
+
+    def convolve(filters: int, size: int, stride: int = 1, normed: int = 1) -> None:
+        add("convolutional", batch_normalize=normed, filters=filters, size=size, stride=stride,
+            pad=1, activation="leaky" if normed else "linear")
+
+    convolve(32, 3)
+    for filters, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
+        convolve(filters, 3, 2)
+        for _ in range(blocks):
+            convolve(filters // 2, 1)
+            convolve(filters, 3)
+            add("shortcut", **{"from": -3})
+    for filters, mask, source in ((512, "6,7,8", 0), (256, "3,4,5", 61), (128, "0,1,2", 36)):
+        if source:
+            add("route", layers=-4)
+            convolve(filters, 1)
+            add("upsample", stride=2)
+            add("route", layers=f"-1,{source}")
+        for _ in range(3):
+            convolve(filters, 1)
+            convolve(2 * filters, 3)
+        convolve(255, 1, normed=0)
+        add("yolo", mask=mask, classes=80, num=9, anchors="10,13, 16,30, 33,23, 30,61, 62,45, "
+            "59,119, 116,90, 156,198, 373,326")
+    cfg, weights = folder / "yolov3.cfg", folder / "yolov3.weights"
+    cfg.write_text(text)
+    network = Darknet(cfg)
+    with weights.open("wb") as file:
+        file.write(np.array([0, 2, 0, 0, 0], np.int32).tobytes())
+        for number, convolution in network.convolutions.items():
+            bias = np.zeros(convolution.out_channels, np.float32)
+            normed = network.layers[int(number)]["batch_normalize"] == "1"
+            for part in [bias, bias + 1, bias, bias + 1] if normed else [bias]:
+                file.write(part.tobytes())
+            file.write(convolution.weight.detach().numpy().tobytes())
+    return cfg, weights
+
+
 def measure_overheads(film: Path | None, frames: int) -> dict:
     """Measure the overhead on drawn frames and, where it is here, on the real film."""
     rules = Rules(zones=[Zone(name="road", polygon=[(0, 0), (1, 0), (1, 1)], forbidden=["truck"])])
@@ -228,7 +275,17 @@ def measure_overheads(film: Path | None, frames: int) -> dict:
         name = "fasterrcnn_mobilenet_v3_large_320_fpn"
         results = {name: measure_overhead(load_detector(name, weights=None), drawn, rules)}
     if film:
-        results["yolov3-tiny"] = measure_overhead(load_detector("yolov3-tiny", .3), film, rules)
+        tiny = load_detector("yolov3-tiny", .3)
+        results["yolov3-tiny"] = measure_overhead(tiny, film, rules)
+        found = itertools.cycle(tiny.predict(image[None])[0] for _, image in Video(film))
+        with tempfile.TemporaryDirectory() as folder:
+            network = darknet_detector(*write_yolov3(Path(folder)), tiny.names, .3)
+
+        def predict(images: np.ndarray) -> list[Detections]:
+            network.predict(images)
+            return list(itertools.islice(found, len(images)))
+
+        results["yolov3"] = measure_overhead(Detector(tiny.names, predict, .3), film, rules, 1)
     return results
 
 
