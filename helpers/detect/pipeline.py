@@ -6,7 +6,6 @@ of the same stream need no more than a loop over `process`.
 
 import csv
 import itertools
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -157,7 +156,6 @@ class Summary:
     heat: HeatMap
     frames: int
     duration: float
-    speed: float  # frames per second of computing
     warning: str  # what was wrong with the file, or empty
 
 
@@ -173,7 +171,7 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
     forbidden = sorted({name for zone in rules.zones for name in zone.forbidden})
     heat = HeatMap(forbidden, video.width, video.height)
     tracks: dict[int, Track] = {}
-    events, first, started = [], None, time.perf_counter()
+    events, first = [], None
     with (naming_the_disk(folder), Film(folder / "annotated.mp4", video, rules) as film,
           EventTable(folder / "events.csv") as table):
         for moment in moments:
@@ -184,11 +182,10 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
                 reader.add(moment)
             events += moment.events
             tracks |= {track.number: track for track in moment.tracks}
-    speed = (moment.frame + 1) / (time.perf_counter() - started)
     counts = {zone.name: Counter(t.label for t in tracks.values() if zone.name in t.zones)
               for zone in rules.zones}
     summary = Summary(first, film.key_frames(), events, Counter(t.label for t in tracks.values()),
-                      counts, heat, moment.frame + 1, moment.time, speed, video.warning)
+                      counts, heat, moment.frame + 1, moment.time, video.warning)
     figure = draw_summary(first, events, counts, heat.counts, forbidden, moment.time)
     with naming_the_disk(folder):
         figure.savefig(folder / "summary.png", **PICTURE)
