@@ -5,13 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-EXECUTED := $(NOTEBOOKS:%=runs/%)
-# Two notebooks at a time, each with half of the cores: much of their time is one core's.
-HALF = OMP_NUM_THREADS=$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // 2))")
 QUICK := $(patsubst %,tests/test_%.py, repository config models norm_pool augment data evaluate \
 	intervals conclusions convolution findings stated text)
 
-.PHONY: help run report test test-quick lint check-bounds publish clean $(EXECUTED)
+.PHONY: help run report test test-quick lint check-bounds publish clean
 
 help:
 	@echo "make run    run the notebooks on the embedded data; results in runs/"
@@ -26,29 +23,22 @@ help:
 run: $(READY)
 	@mkdir -p runs/notebooks
 	@$(BIN)/python -m helpers.report.batch experiments/r*.yaml --rows "count*"
-	@$(HALF) $(MAKE) --no-print-directory --jobs 2 $(EXECUTED)
-	@$(BIN)/python -m helpers.report.notebooks $(EXECUTED)
+	@set -e; for notebook in $(NOTEBOOKS); do \
+		echo "$$notebook"; \
+		$(BIN)/papermill --kernel python3 $$notebook runs/$$notebook; \
+	done
+	@$(BIN)/python -m helpers.report.notebooks $(NOTEBOOKS:%=runs/%)
 	@echo "Executed notebooks, as pages for the browser, too: runs/notebooks/"
 	@echo "The report, one file for the browser: runs/report/report.html"
 	@echo "Runs, each with its configuration, history, metrics and weights: runs/"
-
-$(EXECUTED): runs/%:
-	@echo "$* is running"
-	@$(BIN)/papermill --kernel python3 --no-progress-bar $* $@
-	@echo "$* is done"
-
-# Two look at the network that 02 trains, and the report at all that the others leave.
-runs/notebooks/04_test_grid.ipynb runs/notebooks/05_filters_and_guided_backprop.ipynb: \
-	runs/notebooks/02_train_from_scratch.ipynb
-runs/notebooks/08_report.ipynb: $(filter-out %/08_report.ipynb,$(EXECUTED))
 
 report: $(READY)
 	$(BIN)/python -m helpers.report
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
-	$(HALF) PYTHONPATH="$(CURDIR)/tests/offline" $(BIN)/python -m pytest -n 2 --nbmake \
-		--nbmake-timeout=600 --timeout=0 $(NOTEBOOKS)
+	PYTHONPATH="$(CURDIR)/tests/offline" $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 \
+		--timeout=0 --durations=9 $(NOTEBOOKS)
 
 test-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
