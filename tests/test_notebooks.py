@@ -146,4 +146,4 @@ for ask in (lambda: socket.create_connection(("192.0.2.1", 80), 0.1),
     said = done.stdout.splitlines()
     assert said[0] == "200" and len(said) == 5 and all("leave this machine" in s for s in said[1:])
     makefile = (ROOT / "Makefile").read_text()
-    assert '/tests/offline" $(BIN)/python -m pytest -n 2 --nbmake' in makefile
+    assert '/tests/offline" $(BIN)/python -m pytest --nbmake' in makefile
