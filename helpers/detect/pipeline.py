@@ -167,26 +167,25 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
     is full or read-only.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     forbidden = sorted({name for zone in rules.zones for name in zone.forbidden})
     heat = HeatMap(forbidden, video.width, video.height)
     tracks: dict[int, Track] = {}
     events, first = [], None
-    with (naming_the_disk(folder), Film(folder / "annotated.mp4", video, rules) as film,
-          EventTable(folder / "events.csv") as table):
-        for moment in moments:
-            if first is None:
-                first = moment.image
-                draw_rules(first, rules).savefig(folder / "rules.png", **PICTURE)
-            for reader in (film, table, heat):
-                reader.add(moment)
-            events += moment.events
-            tracks |= {track.number: track for track in moment.tracks}
-    counts = {zone.name: Counter(t.label for t in tracks.values() if zone.name in t.zones)
-              for zone in rules.zones}
-    summary = Summary(first, film.key_frames(), events, Counter(t.label for t in tracks.values()),
-                      counts, heat, moment.frame + 1, moment.time, video.warning)
-    figure = draw_summary(first, events, counts, heat.counts, forbidden, moment.time)
     with naming_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (Film(folder / "annotated.mp4", video, rules) as film,
+              EventTable(folder / "events.csv") as table):
+            for moment in moments:
+                if first is None:
+                    first = moment.image
+                    draw_rules(first, rules).savefig(folder / "rules.png", **PICTURE)
+                for reader in (film, table, heat):
+                    reader.add(moment)
+                events += moment.events
+                tracks |= {track.number: track for track in moment.tracks}
+        counts = {zone.name: Counter(t.label for t in tracks.values() if zone.name in t.zones)
+                  for zone in rules.zones}
+        figure = draw_summary(first, events, counts, heat.counts, forbidden, moment.time)
         figure.savefig(folder / "summary.png", **PICTURE)
-    return summary
+    return Summary(first, film.key_frames(), events, Counter(t.label for t in tracks.values()),
+                   counts, heat, moment.frame + 1, moment.time, video.warning)

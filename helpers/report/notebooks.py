@@ -5,6 +5,7 @@ Opened without a network it asks for nothing, and shows the same.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,7 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from helpers.runs.files import write_atomically
+from helpers.runs.files import CannotWrite, write_atomically
 from helpers.runs.progress import tqdm
 
 
@@ -67,8 +68,11 @@ def main() -> None:
     """Write the pages of the notebooks that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m helpers.report.notebooks", description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path, help="executed notebooks (.ipynb)")
-    for page in write_pages(parser.parse_args().notebooks):
-        print(page)
+    try:
+        for page in write_pages(parser.parse_args().notebooks):
+            print(page)
+    except CannotWrite as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

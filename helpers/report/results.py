@@ -18,7 +18,7 @@ from pathlib import Path
 from helpers import ROOT
 from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.files import write_atomically
+from helpers.runs.files import CannotWrite, write_atomically
 from helpers.runs.folder import Run
 
 RESULTS = ROOT / "results"
@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
             record(run, name, options.command, options.remark)
         if not options.runs:
             record_counts(options.runs_root)
-    except ConfigError as error:
+    except (ConfigError, CannotWrite) as error:
         parser.error(str(error))
 
 

@@ -270,7 +270,7 @@ def _is_alive(trial: FrozenTrial) -> bool | None:
         return None if age < 10 else False
     if worker["host"] != socket.gethostname():
         return time.time() - trial.user_attrs["seen"] < SILENCE
-    if worker == _this_process():  # which asks before it works: an error has ended that trial
+    if worker == _this_process():  # it asks when it works on nothing: an error ended that trial
         return False
     with suppress(psutil.Error):
         process = psutil.Process(worker["pid"])

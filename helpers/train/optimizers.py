@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name, all of them PyTorch's own."""
+"""Optimizers and learning-rate schedules by name: PyTorch's own, RMSprop with one step changed."""
 
 from collections.abc import Callable
 
@@ -54,10 +54,13 @@ class RMSprop(torch.optim.RMSprop):
             p.grad.div_(self.grad_scale)
         before = [{name: value.clone() for name, value in self._tensors(p)} for p in trained]
         loss = super().step(closure)
+        infinite = found.bool()
         for p, kept in zip(trained, before, strict=True):
             for name, value in self._tensors(p):
-                old = kept.get(name, torch.zeros_like(value))  # at the first step there is none
-                torch.where(found.bool(), old, value, out=value)
+                if name in kept:
+                    torch.where(infinite, kept[name], value, out=value)
+                else:  # a running average that this first step has begun
+                    value.masked_fill_(infinite, 0)
         return loss
 
     def _tensors(self, p: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
