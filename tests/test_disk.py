@@ -1,5 +1,6 @@
 """A disk that is full, data that changed, two processes at once: one sentence, and nothing lost."""
 
+import errno
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from helpers.detect.tracking import Detections
 from helpers.detect.video import Video, Writer
 from helpers.evaluate.evaluation import open_test_set
 from helpers.report import batch
+from helpers.report.notebooks import write_pages
 from helpers.report.page import write_report
 from helpers.runs import files
 from helpers.runs.config import Config, ConfigError
@@ -151,6 +154,29 @@ def test_a_batch_on_a_full_disk_stops_in_one_sentence_and_continues_later(home, 
         said = capsys.readouterr().err
         assert "its disk is full" in said and said.count("\n") == 1
     assert batch.main(arguments) == 0
+
+
+def test_a_batch_on_a_read_only_disk_says_so(home, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    arguments = [str(ROOT / "experiments/r5.yaml"), "--rows", "count*",
+                 "--runs-root", str(home / "runs")]  # fmt: skip
+    assert batch.main(arguments) == 2
+    assert "its disk does not allow it (Read-only file system)" in capsys.readouterr().err
+
+
+def test_a_page_on_a_full_disk_leaves_the_one_before(home):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("first")])
+    nbformat.write(notebook, home / "a.ipynb")
+    (page,) = write_pages([home / "a.ipynb"])
+    before = page.read_bytes()
+    notebook.cells[0].source = "second"
+    nbformat.write(notebook, home / "a.ipynb")
+    with largest_file(1000), pytest.raises(CannotWrite, match=r"a\.html .* its disk is full"):
+        write_pages([home / "a.ipynb"])
+    assert page.read_bytes() == before
 
 
 def test_unpacking_on_a_full_disk_leaves_the_archive_and_nothing_else(tmp_path):
