@@ -32,9 +32,10 @@ if word == "dies" and (home / "log").read_text().count("dies") == 1:
     os._exit(1)
 """
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from helpers.report import batch, rows
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 rows.NOTEBOOKS = Path(sys.argv[1])
 sys.exit(batch.main(sys.argv[2:]))
 """
