@@ -83,13 +83,14 @@ def runs(tmp_path_factory):
     failed = root / "batch" / "R5" / "scratch_lr.1-seed0"
     failed.mkdir(parents=True)
     (failed / "status.json").write_text('{"state": "failed", "reason": "no <data> set"}')
-    for kind, test in ("clean", 0.55), ("leaking", 0.82):
-        measured = {
-            "train": {"accuracy": 0.9},
-            "val": {"accuracy": 0.56},
-            "test": {"accuracy": test},
-        }
-        save_run(root / "leakage" / kind, Config(dataset=f"folder:data/{kind}"), **measured)
+    for kind, leaked, others in ("clean", "aaab", "aabb"), ("leaking", "aaaa", "abbb"):
+        measured = {"val": {"accuracy": 0.56}, "test": {"accuracy": 0.5}}
+        save_run(root / "leak" / kind, Config(dataset=f"folder:data/{kind}"), **measured)
+        rows = [f"val,a/{n}.jpg,a,b,.9,.1" for n in range(4)]
+        for mark, predicted in ("leaked", leaked), ("", others):
+            rows += [f"test,a/{mark}{n}.jpg,a,{name},.9,.1" for n, name in enumerate(predicted)]
+        header = "split,path,label,predicted,confidence,label_probability"
+        (root / "leak" / kind / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
     for i in range(8):
         config = Config(image_size=32, lr=(1e-3, 1e-2)[i % 2], batch_size=(16, 32)[i // 4])
         begun, val = f"2026-01-02T03:0{i}:05+00:00", {"accuracy": 0.3 + i / 40}
@@ -178,7 +179,9 @@ def test_every_section_shows_its_runs(page):
     assert re.search(r"R3\s+elsewhere\s+tiny_nature", sections["On other data than the reports'"])
     assert "12.3 %" not in sections["The ledger"]
     leak = sections["A leak of test images, and its trace"]
-    assert "-1.0 points" in leak and "+26.0 points" in leak
+    shares = r"56\.0 %\s+{} %\s+{} %\s+{} points"
+    assert re.search(shares.format(r"75\.0", r"50\.0", r"\+25\.0"), leak)
+    assert re.search(shares.format(r"100\.0", r"25\.0", r"\+75\.0"), leak)
     row = r"five_blocks, all but head frozen\s+1\s+1,542\s+526,090\s+61.2\s+90.0 %"
     assert re.search(row, sections["Fine-tuning"])
     assert "torch 9.8.7" in sections["Where it ran"] and "0, 1, 2, 7" in sections["Where it ran"]
@@ -240,8 +243,8 @@ def test_best_run_is_one_on_photographs_of_one_s_own_before_drawn_ones(tmp_path)
     page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
     assert "drawn: five_blocks on tiny_nature" in page.sections["The best run on validation"]
     save_run(tmp_path / "mine", Config(dataset="folder:my/pets"), val={"accuracy": 0.6})
-    leak = Config(dataset="folder:data/leakage/clean")
-    save_run(tmp_path / "leakage" / "clean", leak, val={"accuracy": 0.8})
+    leak = Config(dataset="folder:data/leak/clean")
+    save_run(tmp_path / "leak" / "clean", leak, val={"accuracy": 0.8})
     page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
     assert "mine: five_blocks on pets" in page.sections["The best run on validation"]
 

@@ -12,7 +12,11 @@ from helpers.data.batches import batches
 from helpers.data.images import ImageSet, Splits
 from helpers.evaluate.intervals import wilson_interval
 from helpers.models import rebuild
-from helpers.models.device import choose_device, choose_dtype
+from helpers.models.device import (
+    batch_size_without_gradients,
+    choose_device,
+    choose_dtype,
+)
 from helpers.runs.config import Config
 from helpers.runs.folder import Run, now
 
@@ -107,9 +111,7 @@ def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.T
     """
     device = next(model.parameters()).device
     dtype = choose_dtype(config, device)
-    # Small batches are slow, and without gradients four times the images need no more memory.
-    batch_size = max(config.batch_size, min(4 * config.batch_size, 64))
-    steps = -(-len(images) // batch_size)
+    steps = -(-len(images) // batch_size_without_gradients(config, device))
     chunks = np.array_split(np.arange(len(images)), steps) if steps else []
 
     def prepare(pixels: torch.Tensor, _: int) -> torch.Tensor:

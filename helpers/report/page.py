@@ -25,7 +25,7 @@ from helpers import ROOT
 from helpers.evaluate import figures
 from helpers.evaluate.tradeoff import draw_tradeoff, tradeoff_table
 from helpers.models.device import environment
-from helpers.report import comparisons, ledger
+from helpers.report import comparisons, leakage, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
 from helpers.report.rows import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
@@ -239,13 +239,10 @@ def _dataset(run: Run) -> str:
 
 
 def _leakage(runs_root: str) -> list[tuple]:
-    found = []
-    for kind, name in {"clean": "as it should be", "leaking": "with the test images"}.items():
-        run = Run(ROOT / runs_root / "leakage" / kind)
-        if run.usable and "test" in run.metrics:
-            values = (run.metrics[split]["accuracy"] for split in ("train", "val", "test"))
-            found.append((name, *values))
-    return found
+    return [
+        (leakage.KINDS[kind], leakage.accuracies(run), leakage.trace(run))
+        for kind, run in leakage.demonstrated(runs_root).items()
+    ]
 
 
 def _swept(run: Run) -> bool:
@@ -277,7 +274,7 @@ def _best(runs: list[Run], runs_root: str) -> dict | None:
     Runs of which notebooks 04 and 05 have drawn pictures come first; a better one is named.
     """
     measured = [run for run in runs if "val" in run.metrics and run.config.weights == "none"
-                and run.folder.parent.name != "leakage"]  # fmt: skip
+                and run.folder.parent.name != leakage.FOLDER]  # fmt: skip
     if not measured:
         return None
     photographs = [run for run in measured if run.config.dataset not in EMBEDDED]

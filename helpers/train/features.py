@@ -19,6 +19,7 @@ from helpers.count.layers import count
 from helpers.data.augment import augment, normalize
 from helpers.data.batches import batches, mix_seeds
 from helpers.data.images import ImageSet, send
+from helpers.models.device import batch_size_without_gradients
 from helpers.models.freezing import BLOCK, train_mode
 from helpers.models.graph import UNFOLLOWED, fold, trace
 from helpers.runs.config import Config
@@ -130,7 +131,7 @@ def compute(
                 pixels = augment(pixels, config.augmentations, generator)
             return normalize(pixels, model.mean, model.std, dtype)
 
-        steps = -(-len(images) // config.batch_size)
+        steps = -(-len(images) // batch_size_without_gradients(config, device))
         chunks = np.array_split(np.arange(len(images)), steps) if steps else []
         loaded = batches(images, chunks, device, prepare_images)
         for (pixels, _), chunk in zip(loaded, chunks, strict=True):
