@@ -59,8 +59,10 @@ $(READY): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; point to one with: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing; the first time downloads torch and takes some minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		-r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@# On all cores; some packages hold files for other versions of Python, which is no failure.
+	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib 2>/dev/null
 	@# Else each kernel warns that its local connection is not encrypted.
 	@mkdir -p .venv/etc/ipython
 	@echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py

@@ -39,7 +39,7 @@ from helpers import ROOT
 from helpers.detect import process, record
 from helpers.detect.darknet import Darknet
 from helpers.detect.detectors import Detector, darknet_detector, load_detector
-from helpers.detect.drawn.detector import train_detector
+from helpers.detect.drawn.detector import SCENES, train_detector
 from helpers.detect.drawn.traffic import FPS, Clip, Frame, draw_scenes
 from helpers.detect.pipeline import VEHICLES
 from helpers.detect.rules import Judge, Rules, Zone
@@ -47,7 +47,7 @@ from helpers.detect.tracking import Detections, Tracker, box_iou
 from helpers.detect.video import Video, Writer
 from helpers.models.device import environment
 
-TRAINING_SEED, FIRST_CLIP = 7, 100  # as in notebook 07; its own clip is seed 7
+STEPS, TRAINING_SEED, FIRST_CLIP = 300, 7, 100  # as in notebook 07; its own clip is seed 7
 WINDOW = 3.0  # seconds from a breach's first frame to its report
 RATES = (FPS, 10, 60)  # frames/s, the first is that of the reported shares
 THRESHOLDS = (0.3, 0.5)  # on the film
@@ -298,9 +298,9 @@ def main() -> None:
     options = parser.parse_args()
     results, film = {}, find_film()
     if options.only in (None, "events"):
-        images, targets = draw_scenes(400, TRAINING_SEED)
+        images, targets = draw_scenes(SCENES, TRAINING_SEED)
         start = time.perf_counter()
-        detector = train_detector(images, targets, steps=300, seed=TRAINING_SEED)
+        detector = train_detector(images, targets, STEPS, TRAINING_SEED)
         results["training_seconds"] = time.perf_counter() - start
         results |= measure_events(detector, options.clips, options.frames)
     if film and options.only in (None, "film"):

@@ -22,7 +22,7 @@ from helpers.runs.files import DamagedFile, whole
 from helpers.runs.folder import OPEN, read_checkpoint
 from helpers.runs.progress import tqdm
 
-SCENES = 400
+SCENES = 320
 
 
 class Kept(TypedDict):
@@ -82,7 +82,7 @@ def build_small_fcos(num_classes: int, image_size: tuple[int, int]) -> nn.Module
 
 
 def train_detector(images: np.ndarray, targets: list[dict], steps: int = 150, seed: int = 0,
-                   batch_size: int = 16, lr: float = 3e-3, score_threshold: float = .5
+                   batch_size: int = 12, lr: float = 3e-3, score_threshold: float = .5
                    ) -> Detector:
     """Train a small detector from scratch on images (N, H, W, 3) uint8.
 
@@ -92,7 +92,7 @@ def train_detector(images: np.ndarray, targets: list[dict], steps: int = 150, se
     return as_detector(*_train(images, targets, steps, seed, batch_size, lr), score_threshold)
 
 
-def _train(images: np.ndarray, targets: list[dict], steps: int, seed: int, batch_size: int = 16,
+def _train(images: np.ndarray, targets: list[dict], steps: int, seed: int, batch_size: int = 12,
            lr: float = 3e-3) -> tuple[nn.Module, list[str]]:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
