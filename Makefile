@@ -62,7 +62,7 @@ $(READY): $(REQUIREMENTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		-r requirements.txt -r requirements-dev.txt -c constraints.txt
 	@# On all cores; some packages hold files for other versions of Python, which is no failure.
-	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib 2>/dev/null
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib 2>/dev/null || true
 	@# Else each kernel warns that its local connection is not encrypted.
 	@mkdir -p .venv/etc/ipython
 	@echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
