@@ -33,6 +33,12 @@ def test_one_number_has_no_interval():
     assert intervals.verdict(low, high) == NO_EVIDENCE
 
 
+def test_verdict_in_the_words_of_what_is_compared():
+    assert [intervals.verdict(*ends, "more", "less") for ends in ((1, 2), (-2, -1), (-1, 1))] == [
+        "more", "less", NO_EVIDENCE,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("counts", "low", "high"),
     [  # Newcombe 1998 (independent proportions), table II, method 10

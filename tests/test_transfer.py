@@ -1,6 +1,7 @@
 """Fine-tuning is compared on equal terms, and its costs and gains are counted right."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,6 +117,37 @@ def test_stacking_learns_whom_to_trust(images, monkeypatch):
     images.val.labels[:] = [0, *[1] * 23]
     with pytest.raises(ValueError, match="two images of each class"):
         ensembles.stack(["noise"], images.val)
+
+
+def test_ensembles_are_compared_with_the_best_alone(config, images, monkeypatch):
+    """Of four runs the worst has no vote; the three best are joined and compared with the first."""
+    labels = images.val.labels
+    right = [16, 12, 20, 0]  # of 24
+    said = {}
+    for index, count in enumerate(right):
+        sure = torch.nn.functional.one_hot(torch.from_numpy((labels + 1) % 3), 3).float()
+        sure[:count] = torch.nn.functional.one_hot(torch.from_numpy(labels[:count]), 3).float()
+        said[f"run {index}"] = sure * 0.5 + 0.5 / 3
+    rows = {
+        name: [{"path": path, "split": "val", "label": int(label), "predicted": int(guess)}
+               for path, label, guess in zip(images.val.paths, labels, p.argmax(1), strict=True)]
+        for name, p in said.items()
+    }  # fmt: skip
+    runs = [
+        SimpleNamespace(name=n, predictions=rows[n], metrics={"val": {"accuracy": count / 24}})
+        for n, count in zip(said, right, strict=True)
+    ]
+    asked = set()
+    monkeypatch.setattr(
+        ensembles, "_probabilities", lambda run, _: asked.add(run.name) or said[run.name]
+    )
+    alone, joined = ensembles.compare_joined(runs, images.val)
+    assert alone == pytest.approx(20 / 24) and asked == {"run 0", "run 1", "run 2"}
+    accuracy, gain = joined["soft voting"]  # two of the three are right on the first 16
+    assert accuracy == pytest.approx(16 / 24) and gain.mean == pytest.approx(-4 / 24)
+    assert gain.low < gain.mean < gain.high and gain.seeds == 0
+    accuracy, gain = joined["stacking"]
+    assert gain.mean == pytest.approx(accuracy - 20 / 24)
 
 
 def test_bag_asks_only_runs_that_have_not_seen_an_image(images, monkeypatch):

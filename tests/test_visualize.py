@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import ttest_1samp
 from torch import nn
 
 from helpers import models
@@ -331,6 +332,34 @@ def test_energy_of_filters():
     assert shares[3] == pytest.approx([e / sum(energies) for e in energies] + [0])
     random = conclusions.filter_energy(torch.randn(4000, 3, 5, 5)).mean(0)
     assert random == pytest.approx(conclusions.energy_of_chance(5), abs=0.01)
+
+
+def test_change_of_energy_is_counted_filter_by_filter():
+    """Two filters, one of grey that turns to colour by half, one that stays as it was."""
+    edge = torch.tensor([-1.0, 0.0, 1.0]).expand(3, 3, 3)
+    coloured = edge * torch.tensor([1.0, -1.0, 0.0])[:, None, None]
+    half = edge / edge.norm() + coloured / coloured.norm()
+    before, after = torch.stack([edge, edge]), torch.stack([edge, half])
+    assert conclusions.mean_energy(after) == pytest.approx(
+        {"one even colour": 0, "edges of grey": 0.75, "edges of colour": 0.25}, abs=1e-6
+    )
+    changes = conclusions.compare_energy(after, before)
+    expected = ttest_1samp([0, 0.5], 0).confidence_interval(0.95)
+    ends = 0.25, expected.low, expected.high
+    assert changes["edges of colour"] == pytest.approx(ends, abs=1e-6)
+    assert changes["edges of grey"][0] == pytest.approx(-0.25)
+    against_chance = conclusions.compare_energy(after, None)
+    assert against_chance["edges of grey"][0] == pytest.approx(0.75 - 8 / 27)
+    assert against_chance["edges of colour"][0] == pytest.approx(0.25 - 16 / 27)
+
+
+def test_similarity_to_edges_leaves_flat_maps_out():
+    edges = torch.arange(12.0).reshape(2, 2, 3)
+    flat = edges.clone()
+    flat[0] = 1.0
+    trained = {"same": edges * 3, "opposite": -edges, "flat": flat}
+    found = saliency.similarity_to_edges({"trained": trained, "random": {}}, edges)
+    assert found == pytest.approx({"same": 1, "opposite": -1, "flat": 1})
 
 
 def test_selectivity_names_every_class_that_ties():

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from helpers import data, models
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, measure, predict
+from helpers.evaluate.intervals import Difference, difference_of_networks
 from helpers.models.device import choose_device
 from helpers.runs.folder import Run
 
@@ -45,6 +46,29 @@ def stack(runs: list[Run], images: ImageSet) -> Evaluation:
         cv=StratifiedKFold(folds, shuffle=True, random_state=0), method="predict_proba",
     )  # fmt: skip
     return measure(torch.from_numpy(votes).float().log(), images)
+
+
+def compare_joined(
+    runs: list[Run], images: ImageSet, most: int = 3
+) -> tuple[float, dict[str, tuple[float, Difference]]]:
+    """Compare the `most` best runs on validation, joined, with the best of them alone.
+
+    On the validation images, which all of them must have left out. Returns the accuracy of the
+    best alone, and by the way of joining that of the ensemble, with what it gains. It speaks of
+    these very networks.
+    """
+    best = sorted(runs, key=lambda run: -run.metrics["val"]["accuracy"])[:most]
+    alone = {
+        row["path"]: row["predicted"] == row["label"]
+        for row in best[0].predictions
+        if row["split"] == "val"
+    }
+    joined = {}
+    for way, result in ("soft voting", vote(best, images)), ("stacking", stack(best, images)):
+        right = [alone[path] for path in result.paths]
+        gain = difference_of_networks(result.predicted == result.labels, right)
+        joined[way] = result.accuracy, gain
+    return float(np.mean(list(alone.values()))), joined
 
 
 def bag(runs: list[Run]) -> tuple[Evaluation, float]:

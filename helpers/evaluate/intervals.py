@@ -45,9 +45,9 @@ class Difference:
         return f"{mean:+.1f} points [{low:.1f}, {high:.1f}]"
 
 
-def verdict(low: float, high: float) -> str:
+def verdict(low: float, high: float, more: str = BETTER, less: str = WORSE) -> str:
     """Say what the interval of a difference shows, where more is better; nan shows nothing."""
-    return BETTER if low > 0 else WORSE if high < 0 else NO_EVIDENCE
+    return more if low > 0 else less if high < 0 else NO_EVIDENCE
 
 
 def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:

@@ -17,7 +17,8 @@ from helpers.runs.folder import Run
 from helpers.train.loop import train
 
 FOLDER = "leak"  # below runs/ and data/
-KINDS = {"clean": "as it should be", "leaking": "a third of it are test images"}  # the training list
+# The training list
+KINDS = {"clean": "as it should be", "leaking": "a third of it are test images"}
 LEAKED = "leaked"  # begins the file names of the test images that the leaking list holds
 TRAINED = 60  # images of a class in each training list
 

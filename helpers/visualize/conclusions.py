@@ -26,10 +26,28 @@ def filter_energy(weights: torch.Tensor) -> np.ndarray:
     return (energy / energy.sum(1, keepdim=True)).numpy()
 
 
+def mean_energy(weights: torch.Tensor) -> dict[str, float]:
+    """Return the mean over filters of each share of `filter_energy`, by its name in `KINDS`."""
+    return dict(zip(KINDS, filter_energy(weights).mean(0).tolist(), strict=True))
+
+
 def energy_of_chance(size: int) -> np.ndarray:
     """Return the shares of `KINDS` that random filters of k x k have on average."""
     dimensions = np.array([3, size**2 - 1, 2 * (size**2 - 1)])
     return dimensions / dimensions.sum()
+
+
+def compare_energy(
+    weights: torch.Tensor, before: torch.Tensor | None
+) -> dict[str, tuple[float, float, float]]:
+    """Return by how much each share of `KINDS` has grown, with the ends of its 95 % interval.
+
+    Filter by filter against the same ones `before` training; where those are not known (None),
+    against the mean of random filters.
+    """
+    start = energy_of_chance(weights.shape[2]) if before is None else filter_energy(before)
+    changes = (filter_energy(weights) - start).T
+    return dict(zip(KINDS, map(mean_and_interval, changes), strict=True))
 
 
 def concentrations(gradients: torch.Tensor, windows: list[tuple[slice, slice]]) -> np.ndarray:

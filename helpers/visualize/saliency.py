@@ -171,3 +171,16 @@ def mean_similarities(steps: dict[str, dict[str, torch.Tensor]], method: str) ->
         float(np.nanmean(values)) if np.isfinite(values).mean() > 0.5 else math.nan
         for values in similarities(steps, method)
     ]
+
+
+def similarity_to_edges(
+    steps: dict[str, dict[str, torch.Tensor]], edges: torch.Tensor
+) -> dict[str, float]:
+    """Return, for each method, the mean rank correlation of the trained network's maps and edges.
+
+    Maps that are the same everywhere are left out.
+    """
+    return {
+        method: float(np.nanmean(similarity(maps, edges)))
+        for method, maps in steps["trained"].items()
+    }
