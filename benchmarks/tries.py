@@ -123,12 +123,14 @@ def try_03() -> None:
 
 
 def try_04() -> None:
-    """Take other images, and a network without batch norm."""
+    """Take other images, a network without batch norm, and three networks that vote."""
     for change in ({}, {"batch_norm": False}):
         run = train(defaults("02", **change))
         for seed in (0, 1) if not change else (0,):
             text = execute("04", run=f"tries/{run.name}", seed=seed)
             print(f"{change or 'as it is'}, seed {seed}:\n{text}", flush=True)
+    voters = ", ".join(f"tries/{run.name}" for run in seeds_of(defaults("02")))
+    print(f"three seeds:\n{execute('04', run=voters)}", flush=True)
 
 
 def try_05() -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 from helpers import data
 from helpers.data import images as decoding
 from helpers.data.batches import batches
+from helpers.data.images import ImageSet
 from helpers.runs.config import Config
 
 
@@ -151,13 +152,31 @@ def test_squash_crop_and_pad(tmp_path):
     assert white["pad"] == pytest.approx(1 / 9, abs=0.03)
 
 
-def test_batches_come_in_order_and_once(folder):
+@pytest.mark.parametrize("fits", [True, False], ids=["in memory", "ahead, in a thread"])
+def test_batches_come_in_order_and_once(folder, monkeypatch, fits):
+    monkeypatch.setattr(ImageSet, "fits_in_memory", fits)
     images = load(folder).train
     chunks = np.array_split(np.random.default_rng(0).permutation(len(images)), 5)
     seen = list(batches(images, chunks, torch.device("cpu"), lambda pixels, step: pixels))
     for chunk, (pixels, labels) in zip(chunks, seen, strict=True):
         assert torch.equal(pixels, images.take(chunk))
         assert labels.tolist() == images.labels[chunk].tolist()
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_batches_are_prepared_in_their_own_number_format(folder, monkeypatch, fits):
+    """A blur, say, is a convolution, which autocast would compute in bfloat16."""
+    monkeypatch.setattr(ImageSet, "fits_in_memory", fits)
+    kernel = torch.ones(3, 3, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        for pixels, _ in batches(
+            load(folder).train,
+            [np.arange(2)],
+            torch.device("cpu"),
+            lambda pixels, _: torch.conv2d(pixels.float(), kernel),
+        ):
+            assert pixels.dtype == torch.float32
+            assert torch.conv2d(pixels, kernel).dtype == torch.bfloat16
 
 
 def test_too_few_images_for_validation_is_one_sentence(folder):

@@ -1,5 +1,6 @@
 """Fine-tuning is compared on equal terms, and its costs and gains are counted right."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from test_train import SMALL, image_set
 
 from helpers import data, models
 from helpers.data.images import Splits
-from helpers.evaluate import ensembles, tradeoff
+from helpers.evaluate import ensembles, measure, tradeoff
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run
 from helpers.train import fine_tune, train
@@ -91,32 +92,33 @@ def votes_of(runs, images):
 
 def test_vote_is_the_mean_of_probabilities(config, images):
     runs = [train(config.replace(seed=seed)) for seed in (0, 1)]
-    result = ensembles.vote(runs, images.val)
+    results = [ensembles._ask(run, images.val) for run in runs]
+    result = ensembles.vote(results)
     expected = votes_of(runs, images.val).mean(0)
     np.testing.assert_allclose(result.probabilities, expected.numpy(), atol=1e-4)
     assert result.accuracy == (result.predicted == images.val.labels).mean()
+    with pytest.raises(ValueError, match="same images and classes"):
+        ensembles.vote([results[0], replace(results[1], paths=results[1].paths[::-1])])
     classes = images.val.classes
     images.val.classes[:] = [f"other {name}" for name in classes]
     with pytest.raises(ValueError, match="knows other classes"):
-        ensembles.vote(runs, images.val)
+        ensembles.compare_joined(runs, images.val)
 
 
-def test_stacking_learns_whom_to_trust(images, monkeypatch):
+def test_stacking_learns_whom_to_trust(images):
     """A run that is always right and one that says nothing: the first decides, in every fold."""
     labels = torch.from_numpy(images.val.labels)
     right = torch.nn.functional.one_hot(labels, 3).float() * 0.5 + 0.5 / 3
     says = {"good": right, "random": torch.rand(24, 3).softmax(1), "wrong": right.roll(1, 1)}
-    monkeypatch.setattr(ensembles, "_probabilities", lambda run, _: says[run])
-    assert ensembles.stack(["good", "random"], images.val).accuracy == 1
-    assert ensembles.stack(["wrong"], images.val).accuracy == 1  # wrong in a way to learn from
-    assert ensembles.vote(["wrong"], images.val).accuracy == 0
-    noise = torch.rand(24, 3).softmax(1)
-    monkeypatch.setattr(ensembles, "_probabilities", lambda *_: noise)
-    shuffled = ensembles.stack(["noise"], images.val)
-    assert shuffled.accuracy < 0.8  # what it is measured on it has not learned
+    good, random, wrong = (measure(p.log(), images.val) for p in says.values())
+    assert ensembles.stack([good, random]).accuracy == 1
+    assert ensembles.stack([wrong]).accuracy == 1  # wrong in a way to learn from
+    assert ensembles.vote([wrong]).accuracy == 0
+    noise = measure(torch.rand(24, 3), images.val)
+    assert ensembles.stack([noise]).accuracy < 0.8  # what it is measured on it has not learned
     images.val.labels[:] = [0, *[1] * 23]
     with pytest.raises(ValueError, match="two images of each class"):
-        ensembles.stack(["noise"], images.val)
+        ensembles.stack([measure(torch.rand(24, 3), images.val)])
 
 
 def test_ensembles_are_compared_with_the_best_alone(config, images, monkeypatch):
@@ -128,19 +130,17 @@ def test_ensembles_are_compared_with_the_best_alone(config, images, monkeypatch)
         sure = torch.nn.functional.one_hot(torch.from_numpy((labels + 1) % 3), 3).float()
         sure[:count] = torch.nn.functional.one_hot(torch.from_numpy(labels[:count]), 3).float()
         said[f"run {index}"] = sure * 0.5 + 0.5 / 3
-    rows = {
-        name: [{"path": path, "split": "val", "label": int(label), "predicted": int(guess)}
-               for path, label, guess in zip(images.val.paths, labels, p.argmax(1), strict=True)]
-        for name, p in said.items()
-    }  # fmt: skip
     runs = [
-        SimpleNamespace(name=n, predictions=rows[n], metrics={"val": {"accuracy": count / 24}})
-        for n, count in zip(said, right, strict=True)
+        SimpleNamespace(name=name, metrics={"val": {"accuracy": count / 24}})
+        for name, count in zip(said, right, strict=True)
     ]
     asked = set()
-    monkeypatch.setattr(
-        ensembles, "_probabilities", lambda run, _: asked.add(run.name) or said[run.name]
-    )
+
+    def ask(run, part):
+        asked.add(run.name)
+        return measure(said[run.name].log(), part)
+
+    monkeypatch.setattr(ensembles, "_ask", ask)
     alone, joined = ensembles.compare_joined(runs, images.val)
     assert alone == pytest.approx(20 / 24) and asked == {"run 0", "run 1", "run 2"}
     accuracy, gain = joined["soft voting"]  # two of the three are right on the first 16
@@ -162,16 +162,16 @@ def test_bag_asks_only_runs_that_have_not_seen_an_image(images, monkeypatch):
     class FakeRun(str):
         config = property(lambda self: self)
 
-    def probabilities(run, part):
+    def ask(run, part):
         sure = 0.9 if run == "b" else 0.6
         rows = [torch.full((3,), (1 - sure) / 2) for _ in part.rows]
         for place, row in enumerate(part.rows):
             rows[place][says.get((str(run), int(row)), 0)] = sure
-        return torch.stack(rows)
+        return measure(torch.stack(rows).log(), part)
 
     monkeypatch.setattr(data, "load", lambda run: Splits(whole, whole.subset(
         np.array(parts[run])), whole))  # fmt: skip
-    monkeypatch.setattr(ensembles, "_probabilities", probabilities)
+    monkeypatch.setattr(ensembles, "_ask", ask)
     result, alone = ensembles.bag([FakeRun(name) for name in "abc"])
     assert sorted(result.paths) == sorted(whole.paths[i] for i in (1, 2, 3))
     assert result.accuracy == pytest.approx(2 / 3)  # 1: both right; 2: b is surer; 3: both wrong

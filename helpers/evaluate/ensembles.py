@@ -1,7 +1,8 @@
 """Ensembles of runs that exist: voting, bagging, stacking.
 
-Boosting is not among them: it trains each network on what those before it got wrong, and so is
-another training, not another use of runs.
+What several runs say of the same images is joined, whatever networks they are and at whatever
+image size each sees them. Boosting is not among them: it trains each network on what those before
+it got wrong, and so is another training, not another use of runs.
 """
 
 from dataclasses import replace
@@ -13,39 +14,43 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from helpers import data, models
 from helpers.data.images import ImageSet
-from helpers.evaluate.evaluation import Evaluation, measure, predict
+from helpers.evaluate.evaluation import Evaluation, evaluate, measure
 from helpers.evaluate.intervals import Difference, difference_of_networks
 from helpers.models.device import choose_device
 from helpers.runs.folder import Run
 
 
-def vote(runs: list[Run], images: ImageSet) -> Evaluation:
-    """Measure an ensemble by soft voting: the mean of the runs' probabilities decides.
+def vote(results: list[Evaluation]) -> Evaluation:
+    """Measure an ensemble by soft voting: the mean of the networks' probabilities decides.
 
-    To be fair on validation images, all runs must have left out the same ones: same data, same
-    seed. Raises ValueError where their classes differ.
+    `results` are those of several networks on the same images. To be fair on validation images,
+    all runs must have left out the same ones: same data, same seed. Raises ValueError where
+    images or classes differ.
     """
-    return measure(torch.stack([_probabilities(run, images) for run in runs]).mean(0).log(), images)
+    first = _alike(results)
+    mean = np.mean([result.probabilities for result in results], 0)
+    return measure(torch.from_numpy(mean).log(), first)
 
 
-def stack(runs: list[Run], images: ImageSet) -> Evaluation:
+def stack(results: list[Evaluation]) -> Evaluation:
     """Measure an ensemble by stacking: a logistic regression on their log-probabilities decides.
 
     What it says of an image it has learned from others (in five folds), so that validation images
     tell what it is worth; as for `vote`, all runs must have left them out. Raises ValueError where
-    a class has a single image.
+    images or classes differ, and where a class has a single image.
     """
-    there, counts = np.unique(images.labels, return_counts=True)
+    first = _alike(results)
+    there, counts = np.unique(first.labels, return_counts=True)
     folds = min(5, int(counts.min()))
     if folds < 2:
         raise ValueError("stacking needs at least two images of each class")
-    inputs = [_probabilities(run, images).clamp_min(1e-6).log() for run in runs]
-    votes = np.full((len(images), len(images.classes)), 1e-12)
+    inputs = [np.log(np.maximum(result.probabilities, 1e-6)) for result in results]
+    votes = np.full(first.probabilities.shape, 1e-12)
     votes[:, there] = cross_val_predict(
-        LogisticRegression(C=0.1, max_iter=1000), torch.cat(inputs, 1).numpy(), images.labels,
+        LogisticRegression(C=0.1, max_iter=1000), np.concatenate(inputs, 1), first.labels,
         cv=StratifiedKFold(folds, shuffle=True, random_state=0), method="predict_proba",
     )  # fmt: skip
-    return measure(torch.from_numpy(votes).float().log(), images)
+    return measure(torch.from_numpy(votes).float().log(), first)
 
 
 def compare_joined(
@@ -58,17 +63,13 @@ def compare_joined(
     these very networks.
     """
     best = sorted(runs, key=lambda run: -run.metrics["val"]["accuracy"])[:most]
-    alone = {
-        row["path"]: row["predicted"] == row["label"]
-        for row in best[0].predictions
-        if row["split"] == "val"
-    }
+    results = [_ask(run, images) for run in best]
+    right = results[0].predicted == images.labels
     joined = {}
-    for way, result in ("soft voting", vote(best, images)), ("stacking", stack(best, images)):
-        right = [alone[path] for path in result.paths]
-        gain = difference_of_networks(result.predicted == result.labels, right)
+    for way, result in ("soft voting", vote(results)), ("stacking", stack(results)):
+        gain = difference_of_networks(result.predicted == images.labels, right)
         joined[way] = result.accuracy, gain
-    return float(np.mean(list(alone.values()))), joined
+    return results[0].accuracy, joined
 
 
 def bag(runs: list[Run]) -> tuple[Evaluation, float]:
@@ -82,9 +83,9 @@ def bag(runs: list[Run]) -> tuple[Evaluation, float]:
     labels: dict[int, tuple[int, str]] = {}
     for run in runs:
         images = data.load(run.config).val
-        for index, probabilities in enumerate(_probabilities(run, images)):
+        for index, probabilities in enumerate(_ask(run, images).probabilities):
             row = int(images.rows[index])
-            votes.setdefault(row, []).append(probabilities)
+            votes.setdefault(row, []).append(torch.from_numpy(probabilities))
             labels[row] = int(images.labels[index]), images.paths[index]
     rows = [row for row, given in votes.items() if len(given) > 1]
     if not rows:
@@ -98,9 +99,16 @@ def bag(runs: list[Run]) -> tuple[Evaluation, float]:
     return measure(together.log(), left_out), float(alone)
 
 
-def _probabilities(run: Run, images: ImageSet) -> torch.Tensor:
-    """Return what a run says of images, float32 (N, C); raises ValueError for other classes."""
+def _ask(run: Run, images: ImageSet) -> Evaluation:
+    """Measure a run on images; raises ValueError for other classes than it knows."""
     if run.read_checkpoint("best.pt")["classes"] != images.classes:
         raise ValueError(f"{run.name} knows other classes than these images have")
-    model = models.rebuild(run).to(choose_device())
-    return predict(model, images, run.config).softmax(1)
+    return evaluate(models.rebuild(run).to(choose_device()), images, run.config)
+
+
+def _alike(results: list[Evaluation]) -> Evaluation:
+    """Return the first of several results of the same images, or raise ValueError."""
+    first, *others = results
+    if any((other.paths, other.classes) != (first.paths, first.classes) for other in others):
+        raise ValueError("an ensemble's networks answer for the same images and classes")
+    return first

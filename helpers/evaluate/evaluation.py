@@ -137,8 +137,11 @@ def evaluate(model: torch.nn.Module, images: ImageSet, config: Config) -> Evalua
     return measure(predict(model, images, config), images)
 
 
-def measure(logits: torch.Tensor, images: ImageSet) -> Evaluation:
-    """Measure logits, float32 (N, C), against the labels of the images that they are for."""
+def measure(logits: torch.Tensor, images: "ImageSet | Evaluation") -> Evaluation:
+    """Measure logits, float32 (N, C), against the labels of the images that they are for.
+
+    Those may be given by another network's result.
+    """
     labels = torch.from_numpy(images.labels)
     predicted = logits.argmax(1)
     right = (predicted == labels).sum().item()

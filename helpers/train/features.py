@@ -41,6 +41,11 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether they are in memory, not in a file."""
+        return not self.values.is_shared()
+
     def place(self, device: torch.device) -> None:
         """Move the features to the GPU when they take less than 40 % of the free memory there."""
         if device.type == "cuda" and not self.values.is_cuda:
