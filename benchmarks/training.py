@@ -286,7 +286,7 @@ def main() -> None:
             f"| {ratio:.2g} times as fast | {memory[name] / 2**30:.2f} GiB |"
         )
     if waits:
-        print(f"waiting for data: {statistics.median(waits):.2%} of our training time")
+        print(f"getting the next batch: {statistics.median(waits):.2%} of our training time")
     output = ROOT / "runs" / "benchmarks" / "training.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     content = {

