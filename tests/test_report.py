@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from helpers.report import ledger
+from helpers.report import ledger, results
 from helpers.report import page as report
 from helpers.report.ledger import Entry
 from helpers.report.rows import config_of, load_all
@@ -100,8 +100,16 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_recorded(tmp_path_factory):
+    """Show what these runs give, whatever results/ holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "RESULTS", tmp_path_factory.mktemp("results"))
+        yield
+
+
 @pytest.fixture(scope="module")
-def source(runs):
+def source(runs, nothing_recorded):
     return report.write_report(runs, runs.parent / "out").read_text()
 
 
