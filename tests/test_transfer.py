@@ -14,7 +14,7 @@ from test_train import SMALL, image_set
 
 from helpers import data, models
 from helpers.data.images import Splits
-from helpers.evaluate import ensembles, measure, tradeoff
+from helpers.evaluate import ensembles, evaluate, measure, tradeoff
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run
 from helpers.train import fine_tune, train
@@ -92,7 +92,7 @@ def votes_of(runs, images):
 
 def test_vote_is_the_mean_of_probabilities(config, images):
     runs = [train(config.replace(seed=seed)) for seed in (0, 1)]
-    results = [ensembles._ask(run, images.val) for run in runs]
+    results = [evaluate(models.rebuild(run), images.val, run.config) for run in runs]
     result = ensembles.vote(results)
     expected = votes_of(runs, images.val).mean(0)
     np.testing.assert_allclose(result.probabilities, expected.numpy(), atol=1e-4)
