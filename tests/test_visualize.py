@@ -279,6 +279,15 @@ def test_figures(model):
             assert expected in texts(figure)
 
 
+def test_two_lines_of_a_name_are_two_lines_below_its_image():
+    pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    figure = visualize.draw_comparison(
+        pixels, {"gradient": torch.rand(1, 8, 8)}, ["cat\nseen as \x1bdog"]
+    )
+    label = figure.axes[0].get_xlabel()
+    assert label.startswith("cat\nseen as ") and label.endswith("dog") and "\x1b" not in label
+
+
 def test_ten_by_one_has_ten_rows():
     pixels = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
     figure = visualize.draw_guided(

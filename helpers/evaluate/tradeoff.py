@@ -168,7 +168,7 @@ def draw_image_sizes(image: np.ndarray, size: int, stride: int) -> Figure:
     for axes, (resize, title) in zip(squares, titles.items(), strict=True):
         axes.imshow(decode(file, size, resize))
         axes.set_title(resize, weight="bold")
-        axes.set_xlabel(f"{size} × {size}: {title}", fontsize=9)
+        axes.set_xlabel(f"{size} × {size}: {title}", fontsize=8)
     height, width = size, round(size * ratio)
     rows, columns = height // stride, width // stride
     wide.imshow(Image.fromarray(image).resize((width, height)))
@@ -177,7 +177,7 @@ def draw_image_sizes(image: np.ndarray, size: int, stride: int) -> Figure:
             corner = (column * stride - 0.5, row * stride - 0.5)
             wide.add_patch(Rectangle(corner, stride, stride, fill=False, ec="white", lw=1))
     wide.set_title("fully convolutional", weight="bold")
-    wide.set_xlabel(f"{height} × {width}: the mean of {rows} × {columns} places", fontsize=9)
+    wide.set_xlabel(f"{height} × {width}: the mean of {rows} × {columns} places", fontsize=8)
     for axes in figure.axes:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#cccccc")

@@ -230,7 +230,7 @@ def draw_comparison(
     grid = figure.subplots(len(images), 1 + len(maps), squeeze=False)
     for row, image, name in zip(grid, images, names, strict=True):
         _show(row[0], image)
-        row[0].set_xlabel(for_figure(name), fontsize=8, labelpad=2)
+        row[0].set_xlabel("\n".join(map(for_figure, name.splitlines())), fontsize=8, labelpad=2)
     for column, (method, found) in enumerate(maps.items(), start=1):
         grid[0, column].set_title(method, fontsize=9.5)
         for axes, picture, value in zip(grid[:, column], found, gini(found), strict=True):
