@@ -2,8 +2,19 @@
 config -> data -> models -> train -> a run folder -> everything that reads runs.
 """
 
+import gc
 import sys
 from pathlib import Path
+
+# torch makes a million objects that stay until the end: looking for garbage among them takes half a
+# second while they are made, and another when Python exits.
+gc.disable()
+import torch  # noqa: E402, F401
+
+gc.freeze()
+import torchvision  # noqa: E402, F401
+
+gc.enable()
 
 ROOT = Path(__file__).resolve().parent.parent  # anchors every relative path of the project
 
