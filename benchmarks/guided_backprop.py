@@ -18,7 +18,7 @@ from tqdm import tqdm
 from helpers import ROOT, models
 from helpers.models.device import environment
 from helpers.runs.config import Config
-from helpers.visualize.figures import guided_backprop
+from helpers.visualize import guided_backprop
 from helpers.visualize.guided import feature_maps
 
 ROUNDS = 9

@@ -17,12 +17,9 @@ from matplotlib.patches import Rectangle
 
 from helpers.evaluate.figures import GRAY, ORANGE, RED, TEAL, WHITE_TO_TEAL
 from helpers.runs.text import for_figure
-from helpers.visualize.guided import guided_backprop
 from helpers.visualize.neurons import Excitations
 from helpers.visualize.receptive_field import ReceptiveField, window
 from helpers.visualize.saliency import gini, mean_similarities, similarities
-
-__all__ = ["guided_backprop"]
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "#ffffff", TEAL])
 INK = LinearSegmentedColormap.from_list("ink", ["#ffffff", "#6fa9b0", "#0b3a42"])
