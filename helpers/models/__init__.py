@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from helpers.count.layers import without_weights
 from helpers.models import weights, zoo
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.freezing import freeze, train_mode
@@ -49,10 +50,15 @@ def build(config: Config, num_classes: int) -> nn.Module:
     return model
 
 
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load all weights of a network; raises DamagedFile where the file at `path` has others."""
+def load_weights(
+    model: nn.Module, state: dict[str, torch.Tensor], path: Path, assign: bool = False
+) -> None:
+    """Load all weights of a network; raises DamagedFile where the file at `path` has others.
+
+    With `assign` the network has these very tensors afterwards, no copies.
+    """
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=assign)
     except RuntimeError:  # a line for each tensor
         raise damaged(path, "it holds another network's weights", TRAIN_AGAIN) from None
 
@@ -61,8 +67,9 @@ def rebuild(run: Run) -> nn.Module:
     """Rebuild a run's network with the weights of its best epoch, in eval mode."""
     checkpoint = run.read_checkpoint("best.pt")
     config = run.config.replace(weights="none")  # all weights are in the checkpoint
-    model = build(config, len(checkpoint["classes"]))
-    load_weights(model, checkpoint["model"], run.folder / "best.pt")
+    with without_weights():
+        model = build(config, len(checkpoint["classes"]))
+    load_weights(model, checkpoint["model"], run.folder / "best.pt", assign=True)
     if "mean" in checkpoint:
         model.mean, model.std = checkpoint["mean"], checkpoint["std"]
     else:  # written before checkpoints had them
