@@ -13,7 +13,7 @@ from helpers import models
 from helpers.runs.config import Config
 from helpers.visualize import conclusions, saliency
 from helpers.visualize import figures as visualize
-from helpers.visualize.guided import describe_rule, feature_maps, receptive_field
+from helpers.visualize.guided import describe_rule, feature_maps, guided_backprop, receptive_field
 from helpers.visualize.neurons import Excitations, excitations, first_filters, stages
 from helpers.visualize.receptive_field import window
 from helpers.visualize.saliency import METHODS, explain, gini, guided_logit, randomised, similarity
@@ -245,7 +245,7 @@ def test_figures(model):
     channels = found.choose(10)
     neurons, shown = zip(*map(found.neuron, channels), strict=True)
     shown = list(shown)
-    gradients = visualize.guided_backprop(model, images[shown], last, list(neurons))
+    gradients = guided_backprop(model, images[shown], last, list(neurons))
     caption = describe_rule(model, images, last)
     maps = explain(model, images[:2], torch.tensor([0, 1]), last)
     steps = saliency.sanity_check(model, images[:2], torch.tensor([0, 1]), last)
@@ -304,7 +304,7 @@ def test_a_frame_shows_what_a_neuron_sees_and_gradients_end_there(model):
     field = receptive_field(model, images, "blocks.1")
     seen = window(field, (64, 64), 5, 0)
     assert seen == (slice(5 * 4 - 3, 5 * 4 - 3 + 10), slice(0, 7))  # cut off at the border
-    gradient = visualize.guided_backprop(model, images, "blocks.1", [(2, 5, 0)])[0].abs().sum(0)
+    gradient = guided_backprop(model, images, "blocks.1", [(2, 5, 0)])[0].abs().sum(0)
     outside = gradient.clone()
     outside[seen] = 0
     assert outside.max() == 0
