@@ -36,12 +36,12 @@ report: $(READY)
 	$(BIN)/python -m helpers.report
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
 	PYTHONPATH="$(CURDIR)/tests/offline" $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 \
 		--timeout=0 --durations=9 $(NOTEBOOKS)
 
 test-quick: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(QUICK)
 
 lint: $(READY)
 	$(BIN)/ruff check
