@@ -1,5 +1,9 @@
 """The fused layers compute what PyTorch's three layers compute, forward and backward."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import models
+from helpers import ROOT, models
 from helpers.models.norm_pool import norm_pool
 from helpers.runs.config import Config
 
@@ -92,3 +96,20 @@ def test_a_network_learns_the_same_with_and_without(activation, change):
     assert torch.allclose(logits, plain[0], atol=1e-5)
     for one, other in zip(gradients + buffers, plain[1] + plain[2], strict=True):
         assert torch.allclose(one.float(), other.float(), atol=2e-5, rtol=1e-3)
+
+
+def test_the_number_of_threads_stays_what_the_user_has_set():
+    """Numba's start would raise it for PyTorch, too: two processes would fight for the cores."""
+    work = """
+import torch
+from torch import nn
+from helpers.models.norm_pool import norm_pool
+maps = torch.randn(4, 8, 8, 8, requires_grad=True)
+norm_pool(maps, nn.BatchNorm2d(8), 0.0).sum().backward()
+print(torch.get_num_threads())
+"""
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", work], cwd=ROOT, env=environment, text=True,
+                              capture_output=True, check=True, timeout=120)  # fmt: skip
+        assert done.stdout.split() == [threads]

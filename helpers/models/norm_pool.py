@@ -265,4 +265,7 @@ def _scatter(
                     store(result[n, i, j], k, ZERO if pool_first else line)
 
 
+# Numba starts its threads here, and sets OpenMP's number of threads, which is PyTorch's, too.
+_threads = torch.get_num_threads()
 _AVAILABLE = get_num_threads()
+torch.set_num_threads(_threads)

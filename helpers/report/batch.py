@@ -122,9 +122,8 @@ def _start(execution: Execution, jobs: int) -> None:
     execution.set_status("running")
     environment = {**os.environ, MARK: str(execution.folder)}
     if jobs > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        for library in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            environment.setdefault(library, threads)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
     with (execution.folder / "log.txt").open("ab") as log:
         execution.process = subprocess.Popen(
             [sys.executable, *execution.command(execution.step)],

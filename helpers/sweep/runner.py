@@ -213,7 +213,7 @@ def _run_in_processes(
 
 
 def _start_worker(order: dict, log: Path, threads: int) -> subprocess.Popen:
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+    limits = {"OMP_NUM_THREADS": str(threads)}
     gpus = torch.cuda.device_count()
     if gpus > 1:  # one for each worker
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
