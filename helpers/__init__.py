@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 # torch makes a million objects that stay until the end: looking for garbage among them takes half a
-# second while they are made, and another when Python exits.
-gc.disable()
-import torch  # noqa: E402, F401
+# second while they are made, and another when Python exits. What torchvision adds is not frozen:
+# triton would then list its objects as leaks.
+if "torch._dynamo" not in sys.modules:
+    gc.disable()
+    import torch  # noqa: F401
 
-gc.freeze()
-import torchvision  # noqa: E402, F401
+    gc.freeze()
+    import torchvision  # noqa: F401
 
-gc.enable()
+    gc.enable()
 
 ROOT = Path(__file__).resolve().parent.parent  # anchors every relative path of the project
 
