@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from helpers import ROOT, data, models, train
-from helpers.runs.config import Config
+from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run
 from helpers.train.processes import launch
 
@@ -39,6 +40,12 @@ def config(folder, tmp_path):
         augment=[], dropout=0.0, schedule="one_cycle", lr=2e-3, precision="float32",
         optimizer="sgd", runs_root=str(tmp_path), early_stopping=2,
     )  # fmt: skip
+
+
+def test_more_processes_than_gpus_are_refused_in_one_sentence(config):
+    refused = pytest.raises(ConfigError, match=r"^processes=2 would need as many GPUs: use 1 here$")
+    with mock.patch("torch.cuda.device_count", return_value=1), refused:
+        launch(config, 2)
 
 
 def same_as_one_process(config, name="several"):

@@ -22,7 +22,7 @@ from torch import distributed, nn
 
 from helpers import ROOT
 from helpers.models.device import choose_device
-from helpers.runs.config import Config
+from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run, open_run
 from helpers.runs.progress import tqdm
 
@@ -131,8 +131,12 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
 def launch(config: Config, processes: int) -> None:
     """Train a configuration with several processes on this machine, one for each GPU.
 
-    Its run is then finished, so that `fit` loads it. Raises RuntimeError when the training fails.
+    Its run is then finished, so that `fit` loads it. Raises ConfigError where there are GPUs, but
+    fewer than processes, and RuntimeError when the training fails.
     """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise ConfigError(f"processes={processes} would need as many GPUs: use {gpus} here")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config.model_dump()), encoding="utf-8")
