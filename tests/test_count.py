@@ -175,7 +175,7 @@ def test_growth_is_the_ratio_of_two_counts():
     padding=st.sampled_from(["same", "valid"]),
     conv_bias=st.booleans(),
     batch_norm=st.booleans(),
-    pooling=st.sampled_from(["flatten", "average"]),
+    pooling=st.sampled_from(["flatten", "average", "quarters"]),
     dense=st.one_of(st.integers(1, 40), st.lists(st.integers(1, 40), max_size=3)),
     dense_norm=st.booleans(),
     head_norm=st.booleans(),

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.models import build
-from helpers.models.heads import ACTIVATIONS
+from helpers.models.heads import ACTIVATIONS, SquareRoot
 from helpers.runs.config import Config, ConfigError
 
 
@@ -53,7 +53,7 @@ def test_norm_after_pool_is_conv_pool_norm_activation():
     torch.testing.assert_close(block(images), expected)
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "average"])
+@pytest.mark.parametrize("pooling", ["flatten", "average", "quarters"])
 @pytest.mark.parametrize("kernel_size", [1, 3, 4, [11, 7, 5, 3, 2]])
 @pytest.mark.parametrize(("padding", "size"), [("same", 40), ("valid", 150)])
 def test_shapes(pooling, kernel_size, padding, size):
@@ -64,9 +64,30 @@ def test_shapes(pooling, kernel_size, padding, size):
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-def test_average_pooling_takes_other_image_sizes():
-    model = build(Config(pooling="average", filters=3), 4)
+@pytest.mark.parametrize("pooling", ["average", "quarters"])
+def test_pooling_takes_other_image_sizes(pooling):
+    model = build(Config(pooling=pooling, filters=3), 4)
     assert model(torch.zeros(2, 3, 96, 160)).shape == (2, 4)
+
+
+def test_dense_layers_see_the_roots_of_the_quarters_averages():
+    config = Config(image_size=128, filters=3, pooling="quarters", head_sqrt=True, dense=[])
+    model = build(config, 5).eval()
+    images = torch.randn(2, 3, 128, 128)
+    maps = model.blocks(images)  # (2, 3, 4, 4)
+    quarters = [maps[:, :, y : y + 2, x : x + 2].mean((2, 3)) for y in (0, 2) for x in (0, 2)]
+    features = torch.stack(quarters, 2).flatten(1).sqrt()  # behind ReLU nothing is negative
+    expected = features @ model.head.classifier.weight.T + model.head.classifier.bias
+    torch.testing.assert_close(model(images), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_square_root_keeps_the_sign_and_has_a_slope_everywhere():
+    values = torch.tensor([-4.0, 0.0, 0.25], requires_grad=True)
+    roots = SquareRoot()(values)
+    torch.testing.assert_close(roots, torch.tensor([-2.0, 0.0, 0.5]), atol=1e-5, rtol=0)
+    roots.sum().backward()
+    torch.testing.assert_close(values.grad[[0, 2]], torch.tensor([0.25, 1.0]), atol=1e-4, rtol=0)
+    assert values.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(("dropout_after", "places"), [("dense", 2), ("blocks", 5), ("both", 7)])

@@ -104,6 +104,8 @@ def test_half_is_what_torchvision_computes_inside_these_two(name):
         ("squeezenet1_1", "average", 512), ("squeezenet1_1", "flatten", 512 * 13 * 13),
         ("densenet121", "average", 1024), ("inception_resnet_v2", "flatten", 1536 * 64),
         ("resnetv2_101.a1h_in1k", "flatten", 2048 * 49), ("vit_b_16", "average", 768),
+        ("resnet18", "quarters", 512 * 4), ("squeezenet1_1", "quarters", 512 * 4),
+        ("timm:resnet18", "quarters", 512 * 4), ("efficientnet_lite0", "quarters", 1280 * 4),
     ],
 )  # fmt: skip
 def test_dense_heads_of_any_width(name, pooling, features):
@@ -131,6 +133,10 @@ def test_dropout_of_the_configuration_replaces_the_networks_own():
         ({"model": "inception_v3", "image_size": 32}, "32 does not suit inception_v3 .* take 299"),
         ({"model": "vit_b_16", "image_size": 100}, "100 does not suit vit_b_16 .* take 224"),
         ({"model": "mobilenet_v2", "head": "dense"}, "use pooling='average'"),
+        ({"model": "timm:vit_tiny_patch16_224", "head": "dense", "pooling": "quarters",
+          "image_size": 224}, "no maps that have quarters: use pooling='average'"),
+        ({"model": "timm:swin_tiny_patch4_window7_224", "head": "dense", "pooling": "quarters",
+          "image_size": 224}, "no maps that have quarters: use pooling='average'"),
         ({"model": "five_blocks", "weights": "imagenet"}, "nobody publishes"),
     ],
 )

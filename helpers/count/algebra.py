@@ -70,7 +70,7 @@ def formulas(config: Config, num_classes: int) -> tuple[Formula, Formula]:
         params["batch norm"] += [2 * f] if config.batch_norm else []
         macs["convolutions"].append(area * k**2 * channels * f)
         channels = f
-    features = channels * (config.feature_sizes[-1][1] ** 2 if config.pooling == "flatten" else 1)
+    features = channels * config.pooled_size**2
     params["batch norm"] += [2 * features] if config.head_norm else []
     for name, n in [*(("dense", n) for n in dense), ("classifier", sympy.Integer(num_classes))]:
         params[name] += [features * n, n]
@@ -114,7 +114,7 @@ def cs6910_operations(config: Config, num_classes: int) -> list[Operations]:
         missing = outputs * (channels - 3) * window
         rows.append((f"conv {number}", outputs * 3 * window, missing, outputs * channels))
         channels = filters
-    inputs = channels * (config.feature_sizes[-1][1] ** 2 if config.pooling == "flatten" else 1)
+    inputs = channels * config.pooled_size**2
     for number, units in enumerate(config.dense_list, start=1):
         rows.append((f"dense {number}", inputs * units + units, 0, inputs * units - units))
         inputs = units

@@ -16,7 +16,7 @@ class FiveBlocks(nn.Module):
     """Classify images by five convolution blocks, dense layers and one output a class.
 
     Takes images (N, 3, S, S) with S = `config.image_size`, returns logits (N, num_classes).
-    With `pooling="average"` or `start_image_size` other sizes work, too.
+    With `start_image_size`, or another pooling than "flatten", other sizes work, too.
     """
 
     def __init__(self, config: Config, num_classes: int):
@@ -27,14 +27,9 @@ class FiveBlocks(nn.Module):
         self.blocks = nn.Sequential(
             *(Block(config, channels[i], channels[i + 1], config.kernel_list[i]) for i in range(5))
         )
-        features = config.filter_list[-1]
-        if config.pooling == "flatten":
-            features *= config.feature_sizes[-1][1] ** 2
-        pool = None
-        if config.pooling == "average":
-            pool = nn.AdaptiveAvgPool2d(1)
-        elif config.start_image_size:  # smaller images leave smaller maps; the last ones fit
-            pool = nn.AdaptiveAvgPool2d(config.feature_sizes[-1][1])
+        features, pool = config.filter_list[-1] * config.pooled_size**2, None
+        if config.pooling != "flatten" or config.start_image_size:  # maps grow with the images
+            pool = nn.AdaptiveAvgPool2d(config.pooled_size)
         self.head = dense_head(config, features, num_classes, pool)
         # What is new in fine-tuning: the last layer, or all dense layers.
         self.head_name = "head" if config.head == "dense" else "head.classifier"

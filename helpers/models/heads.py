@@ -4,6 +4,7 @@ import itertools
 from collections import OrderedDict
 
 import psutil
+import torch
 from torch import nn
 
 from helpers.runs.config import Config, ConfigError
@@ -30,8 +31,19 @@ def check_memory(config: Config, weights: int) -> None:
         )
 
 
+class SquareRoot(nn.Module):
+    """Take the square root of the size of each value, and keep its sign.
+
+    Averages of maps are mostly small and now and then large; their roots are more alike, which a
+    linear layer learns from better (Perronnin, Sanchez and Mensink 2010, "power normalization").
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.sign() * (values.abs() + 1e-6).sqrt()  # at 0 the slope stays finite
+
+
 def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn.Sequential:
-    """Make pooling, flatten, batch norm, hidden dense layers, and the last layer.
+    """Make pooling, flatten, square root, batch norm, hidden dense layers, and the last layer.
 
     `features` is what is left after `pool` (a module; None: nothing to pool) and flattening.
     """
@@ -39,6 +51,8 @@ def dense_head(config: Config, features: int, num_classes: int, pool=None) -> nn
     check_memory(config, sum(width * wider for width, wider in itertools.pairwise(widths)))
     layers: dict[str, nn.Module] = {"pool": pool} if pool else {}
     layers["flatten"] = nn.Flatten()
+    if config.head_sqrt:
+        layers["sqrt"] = SquareRoot()
     if config.head_norm:
         layers["norm"] = nn.BatchNorm1d(features)
     for number, width in enumerate(config.dense_list, start=1):
@@ -59,7 +73,7 @@ def linear_head(config: Config, old: nn.Linear | nn.Conv2d, num_classes: int) ->
     """Make a new last layer in place of `old`, with `config.dropout` in front of it."""
     on_maps = isinstance(old, nn.Conv2d)
     features = old.in_channels if on_maps else old.in_features
-    layers: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {"sqrt": SquareRoot()} if config.head_sqrt else {}
     if config.head_norm:
         layers["norm"] = nn.BatchNorm2d(features) if on_maps else nn.BatchNorm1d(features)
     if config.dropout:

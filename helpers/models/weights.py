@@ -96,7 +96,7 @@ def _compare(source: Config, config: Config) -> None:
     fields |= {"norm_after_pool": "", "filter_list": "", "kernel_list": ""}
     if config.head == "linear":
         fields |= {"dense_list": new_dense, "pooling": new_dense}
-        fields |= {"head_norm": new_dense, "dense_norm": new_dense}
+        fields |= dict.fromkeys(("head_sqrt", "head_norm", "dense_norm"), new_dense)
         if config.pooling == "flatten":
             fields["image_size"] = new_dense
     for name, way_out in fields.items():

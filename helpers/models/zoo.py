@@ -138,24 +138,34 @@ def _drop_dropout_before(model: nn.Module, name: str) -> None:
 def _open_end(
     model: nn.Module, config: Config, name: str, old: nn.Module
 ) -> tuple[str, int, nn.Module | None]:
-    """Take off what follows the last feature map; returns the head's name, features, pooling."""
-    flatten = config.pooling == "flatten"
-    pool: nn.Module | None = None
-    if hasattr(model, "pretrained_cfg"):
-        if flatten:
-            model.reset_classifier(0, "")
+    """Take off what follows the last feature map; returns the head's name, features, pooling.
+
+    For "quarters" the maps are averaged over each quarter, a spatial pyramid's second level
+    (Lazebnik, Schmid and Ponce 2006): the dense layers learn where in the image something is.
+    """
+    own = config.pooling == "average"  # as published
+    pool = None if config.pooling == "flatten" else nn.AdaptiveAvgPool2d(1 if own else 2)
+    in_timm = hasattr(model, "pretrained_cfg")
+    if in_timm and not own:
+        model.reset_classifier(0, "")
     elif hasattr(model, "avgpool"):
-        model.avgpool = nn.Identity() if flatten else nn.AdaptiveAvgPool2d(1)
+        model.avgpool = pool or nn.Identity()
         name = name.partition(".")[0]
-    elif isinstance(old, nn.Conv2d):
-        pool = None if flatten else nn.AdaptiveAvgPool2d(1)
+    elif isinstance(old, nn.Conv2d) and not in_timm:
         name = name.partition(".")[0]
-    elif flatten:
+        if pool:
+            return name, old.in_channels * pool.output_size**2, pool
+    elif not own:
         raise ConfigError(
-            f"{config.model} pools inside its forward, so that there is no map to flatten: "
+            f"{config.model} pools inside its forward, so that there is no map left: "
             f"use pooling='average'"
         )
-    if pool:
-        return name, old.in_channels, pool
     model.set_submodule(name, nn.Identity())
-    return name, prod(count(model, config.image_size).outputs[""]), pool
+    shape = count(model, config.image_size).outputs[""]
+    if own or not pool or not in_timm:
+        return name, prod(shape), None
+    if len(shape) != 3 or not 1 < shape[-1] <= shape[0]:  # tokens, channels last, 1 x 1
+        raise ConfigError(
+            f"{config.model} ends in no maps that have quarters: use pooling='average'"
+        )
+    return name, shape[0] * pool.output_size**2, pool

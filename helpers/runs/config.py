@@ -89,7 +89,8 @@ class Config(BaseModel):
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "mish", "elu", "tanh"] = "relu"
     batch_norm: bool = True
     norm_after_pool: bool = False  # batch norm sees the pooled map: faster, another network
-    pooling: Literal["flatten", "average"] = "flatten"  # what the dense layers see
+    # What the dense layers see of a map: all of it, its average, or the average of each quarter
+    pooling: Literal["flatten", "average", "quarters"] = "flatten"
     dense: int | list[int] = 128  # widths of the hidden dense layers; [] for none
     dense_norm: bool = False  # batch norm behind each hidden dense layer
     dropout: float = Field(0.2, ge=0, lt=1)
@@ -99,6 +100,7 @@ class Config(BaseModel):
     # Pretrained networks
     weights: str = "none"  # none, imagenet, a run's name, or the path of a run's best.pt
     head: Literal["linear", "dense"] = "linear"  # a new last layer; or pooling and dense, as above
+    head_sqrt: bool = False  # square root of the features, so that few large ones weigh less
     head_norm: bool = False  # batch norm on the features in front of the dense layers
     head_activation: Literal["none", "relu", "leaky_relu"] = "none"  # in front of the last layer
     logits_activation: Literal["none", "relu", "leaky_relu"] = "none"  # behind the last layer
@@ -202,6 +204,11 @@ class Config(BaseModel):
             sizes.append((convolved, convolved // 2))
             size = convolved // 2
         return sizes
+
+    @property
+    def pooled_size(self) -> int:
+        """The side, in values, of what the five blocks' dense layers see of a map."""
+        return {"flatten": self.feature_sizes[-1][1], "average": 1, "quarters": 2}[self.pooling]
 
     @property
     def augmentations(self) -> list[tuple[str, float]]:

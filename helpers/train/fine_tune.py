@@ -17,9 +17,9 @@ SAME = {  # in all ways, so that they are measured on the same images
 NETWORK = (
     "image_size", "resize", "normalization", "model", "filters", "filter_organization",
     "kernel_size", "padding", "conv_bias", "activation", "batch_norm", "norm_after_pool",
-    "pooling", "dense", "dense_norm", "dropout", "dropout_after", "init", "head", "head_norm",
-    "head_activation", "logits_activation", "logits_dropout", "max_parameters", "precision", "seed",
-    "data_root", "tracking",
+    "pooling", "dense", "dense_norm", "dropout", "dropout_after", "init", "head", "head_sqrt",
+    "head_norm", "head_activation", "logits_activation", "logits_dropout", "max_parameters",
+    "precision", "seed", "data_root", "tracking",
 )  # fmt: skip
 
 
