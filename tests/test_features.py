@@ -6,6 +6,7 @@ import torch
 from test_train import SMALL, image_set
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from helpers import models, train
 from helpers.data.images import Splits
@@ -210,3 +211,27 @@ def test_the_saving_is_counted():
     summary = features.Features(nn.Identity(), [train], val, "x", seconds=2.0).summary(24, 3)
     assert summary["saved_seconds"] == pytest.approx(0.2 * 30 - 2)
     assert summary["shape"] == [5] and summary["views"] == 1
+
+
+class PretendedTF32(TorchFunctionMode):
+    """Round what convolutions take to ten bits behind the point where cuDNN is allowed to."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.conv2d and torch.backends.cudnn.allow_tf32:
+            args = [rounded(args[0]), rounded(args[1]), *args[2:]]
+        return function(*args, **(kwargs or {}))
+
+
+def rounded(values: torch.Tensor) -> torch.Tensor:
+    bits = values.detach().float().contiguous().view(torch.int32)
+    return ((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+
+
+def test_three_digits_of_a_gpu_do_not_keep_features_from_being_computed(splits, tmp_path):
+    config = Config(model="efficientnet_lite0", weights="imagenet", image_size=32, augment=[],
+                    freeze="all_but_head", runs_root=str(tmp_path))  # fmt: skip
+    model = models.build(config, 3)
+    freeze(model, config.freeze)
+    with PretendedTF32():
+        found = features.compute(model, splits.train, splits.val, config, torch.float32, tmp_path)
+    assert found is not None
