@@ -145,7 +145,7 @@ def try_05() -> None:
 
 
 def try_06() -> None:
-    """Take more images, unfreezing by stages, smaller rates in front, random features, drawings."""
+    """Take more images, unfreezing by stages, quarters, smaller rates, random features, drawings."""
     base = defaults("06")
     ways = ["scratch", "all_but_head", "nothing"]
     own = fine_tune.compare(base, ways, len(SEEDS))
@@ -161,6 +161,8 @@ def try_06() -> None:
     show("gradual unfreezing, against everything trained", gradual, own["nothing"])
     seams = [[round(row["val_accuracy"], 3) for row in run.history[8:13]] for run in gradual]
     print("  epochs 9 to 13:", seams)
+    quarters = seeds_of(base.replace(head="dense", pooling="quarters", dense=[]))
+    show("quarters, against the average of whole maps", quarters, own["all_but_head"])
     slower = seeds_of(base.replace(layer_decay=0.5, freeze="nothing"))
     show("layer_decay .5, against everything trained", slower, own["nothing"])
     show("head on random features", seeds_of(base.replace(weights="none", freeze="all_but_head")))
