@@ -22,7 +22,7 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
 from helpers import ROOT, data
-from helpers.data.batches import shuffle
+from helpers.data.batches import batches, shuffle
 from helpers.models.device import environment
 from helpers.runs.config import Config
 
@@ -69,9 +69,7 @@ def main() -> None:
         start = time.perf_counter()
         chunks = shuffle(train, steps, BATCH, 0, 1)
         cpu = torch.device("cpu")
-        seen = sum(
-            len(labels) for _, labels in data.batches(train, chunks, cpu, lambda x, _: x.float())
-        )
+        seen = sum(len(labels) for _, labels in batches(train, chunks, cpu, lambda x, _: x.float()))
         rates["ours, an epoch"].append(seen / (time.perf_counter() - start))
         loader = DataLoader(Files(train, options.image_size), BATCH, shuffle=True, num_workers=2)
         start = time.perf_counter()

@@ -145,7 +145,7 @@ def try_05() -> None:
 
 
 def try_06() -> None:
-    """Take more images, unfreezing by stages, quarters, smaller rates, random features, drawings."""
+    """Take more images, unfreezing by stages, quarters, smaller rates, random features, birds."""
     base = defaults("06")
     ways = ["scratch", "all_but_head", "nothing"]
     own = fine_tune.compare(base, ways, len(SEEDS))

@@ -48,4 +48,4 @@ def test_figures():
     ]
     for figure in figures:
         assert isinstance(figure, Figure)
-        figure.canvas.draw()
+        figure.draw_without_rendering()

@@ -85,6 +85,23 @@ def test_shared_weights_count_once_and_repeated_layers_compute_twice():
     assert counts.macs == counts.macs_seen == 2 * 4 * 4 * 9
 
 
+def test_a_layer_that_two_blocks_share_is_counted_where_it_is():
+    """As CoaT's position encodings in timm."""
+
+    class Block(nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, images):
+            return self.conv(images)
+
+    conv = nn.Conv2d(3, 3, 1)
+    counts = count(nn.Sequential(Block(conv), Block(conv)), 4)
+    assert [(x.name, x.macs, x.macs_seen) for x in counts.layers] == [("0.conv", 288, 288)]
+    assert counts.match
+
+
 def test_count_leaves_the_model_as_it_was():
     model = small_network().train()
     before = copy.deepcopy(model.state_dict())
@@ -103,6 +120,27 @@ def test_a_layer_without_a_formula_is_measured():
     counts = count(Doubled(3, 4, 3), 10)
     assert counts.macs == 2 * 8 * 8 * 108
     assert counts.layers[0].formula == "by FlopCounterMode"
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_modules_may_hand_on_several_maps(kind):
+    """As those of HRNet, CrossViT and CoaT in timm."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return kind([self.conv(images), images])
+
+    class First(nn.Module):
+        def forward(self, maps):
+            return maps[0]
+
+    counts = count(nn.Sequential(Two(), First()), 10)
+    assert counts.macs == 8 * 8 * 108 and counts.match
+    assert counts.outputs["0"] == counts.outputs["1"] == (4, 8, 8)
 
 
 @pytest.mark.parametrize(("others", "match"), [(0, True), (5, False)])

@@ -1,6 +1,7 @@
 """A disk that is full, data that changed, two processes at once: one sentence, and nothing lost."""
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -69,6 +70,23 @@ def test_a_file_stays_as_it_was_where_the_new_one_does_not_fit(tmp_path):
         reserve(tmp_path / "b", 2000)
     assert path.read_bytes() == b"old"
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.json", "b"}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_room_is_taken_where_the_file_system_cannot_take_it_itself(tmp_path, monkeypatch):
+    take = os.posix_fallocate
+
+    def as_glibc_does_without_the_call(descriptor, offset, length):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        take(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", as_glibc_does_without_the_call)
+    (tmp_path / "begun").write_bytes(b"here")
+    for name in ("begun", "new"):
+        reserve(tmp_path / name, 2000)
+        assert (tmp_path / name).stat().st_size == 2000
+    assert (tmp_path / "begun").read_bytes().startswith(b"here")
 
 
 def test_decoding_on_a_full_disk_stops_in_one_sentence_and_later_works(home):

@@ -67,6 +67,13 @@ def test_train_without_test_gets_a_test_share_and_keeps_its_validation(tmp_path)
     assert source.val == [("val/a/0.jpg", 0)]
 
 
+def test_a_validation_folder_without_images_is_none(tmp_path):
+    """As a Mac or a notebook leaves it behind; else nothing would validate."""
+    names = [f"{split}/{c}/{i}.jpg" for split in ("train", "test") for c in "ab" for i in range(2)]
+    write(tmp_path / "set", *names, "val/.ipynb_checkpoints/1.jpg")
+    assert find(f"folder:{tmp_path / 'set'}").val is None
+
+
 @given(st.dictionaries(st.text("abc", min_size=1), st.integers(1, 40), min_size=1, max_size=5))
 def test_a_division_loses_and_doubles_nothing_whatever_the_order(sizes):
     found = {name: [f"{name}/{i}" for i in range(size)] for name, size in sizes.items()}
@@ -177,6 +184,8 @@ def test_folder_is_relative_to_the_current_folder_or_the_repository(tmp_path, mo
 def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="'tinynature'"):
         find("tinynature")
+    with pytest.raises(ValueError, match="'tiny_birds': choose tiny_nature, tiny_species"):
+        find("tiny_birds")
     assert set(sources.FOLDERS) == {name for name in DATASETS if not name.startswith("tiny_")}
 
 

@@ -23,6 +23,7 @@ from helpers.runs.config import did_you_mean
 from helpers.runs.progress import tqdm
 
 COLORS = {"macs": "#0f7b8a", "params": "#d9772b"}
+ROWS, BARS = 40, 24  # at most, of a table and of a figure
 
 
 @dataclass(frozen=True)
@@ -97,29 +98,37 @@ def count(model: nn.Module, image_size: int) -> Counts:
     names = {module: name for name, module in model.named_modules()}
     outputs: dict[str, tuple[int, ...]] = {}
     products: dict[str, Products] = {}
+    flops = dict.fromkeys(names, 0)  # of each module without the modules that it calls
+    running: list[list[int]] = []  # of each module at work: the total before it, its callees' share
+
+    def start(module: nn.Module, inputs: tuple) -> None:
+        running.append([counter.get_total_flops(), 0])
 
     def record(module: nn.Module, inputs: tuple, output) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
+        before, inside = running.pop()
+        spent = counter.get_total_flops() - before
+        flops[module] += spent - inside
+        if running:
+            running[-1][1] += spent
+        tensor = output[0] if isinstance(output, (tuple, list)) else output
         outputs[names[module]] = tuple(tensor.shape[1:])
         if type(module) in MACS:
             found = MACS[type(module)](module, inputs[0], tensor)
             products.setdefault(names[module], []).extend(found)
 
     for module in names:
+        module.register_forward_pre_hook(start)
         module.register_forward_hook(record)
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, image_size, image_size, device="meta"))
-    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
 
     layers = []
     counted: set[int] = set()  # a tensor that two layers share counts once
     for module, name in names.items():
-        path = ".".join(filter(None, [type(model).__name__, name]))
-        children = [f"{path}.{child}" for child, _ in module.named_children()]
-        seen = (flops.get(path, 0) - sum(flops.get(child, 0) for child in children)) // 2
+        seen = flops[module] // 2
         own = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in counted}
         counted.update(own)
-        if own or seen or not children:
+        if own or seen or not any(module.children()):
             macs, formula = seen, "by FlopCounterMode" if seen else ""
             if name in products:
                 macs = sum(map(prod, products[name]))
@@ -214,9 +223,9 @@ def _join(layers: list[Layer], name: str, output: tuple[int, ...]) -> Layer:
     return Layer(name, "joined", output, *total)
 
 
-def table(counts: Counts, most: int = 40) -> str:
-    """Tabulate layer, output shape, parameters, MACs and FLOPs as Markdown, at most `most` rows."""
-    layers = counts.layers if len(counts.layers) <= most else group(counts, most)
+def table(counts: Counts) -> str:
+    """Tabulate layer, output shape, parameters, MACs and FLOPs as Markdown, at most `ROWS` rows."""
+    layers = counts.layers if len(counts.layers) <= ROWS else group(counts, ROWS)
     rows = [
         (x.name or x.kind, x.kind, _shape(x.output), x.params or "", x.formula)
         + (x.macs or "", 2 * x.macs or "", x.macs_seen or "")
@@ -230,12 +239,12 @@ def table(counts: Counts, most: int = 40) -> str:
     )
 
 
-def figure(counts: Counts, most: int = 24) -> Figure:
+def figure(counts: Counts) -> Figure:
     """Draw each layer's share of the MACs and of the parameters as bars, first layer on top.
 
-    Layers under 0.1 % of both are joined into one bar; more than `most` are joined by module.
+    Layers under 0.1 % of both are joined into one bar; more than `BARS` are joined by module.
     """
-    rows = group(counts, most)
+    rows = group(counts, BARS)
     small = [x for x in rows if max(x.macs / counts.macs, x.params / counts.params) < 1e-3]
     if len(small) > 1:
         rows = [x for x in rows if x not in small]
@@ -274,7 +283,7 @@ def _share(number: int, total: int) -> str:
 
 def describe(counts: Counts) -> str:
     """Say in a sentence which bar of `figure` computes most and which holds most parameters."""
-    rows = group(counts, 24)
+    rows = group(counts, BARS)
     slowest, largest = max(rows, key=lambda x: x.macs), max(rows, key=lambda x: x.params)
     return (
         f"`{slowest.name}` computes most, {slowest.macs / counts.macs:.1%} of {counts.macs:,} "

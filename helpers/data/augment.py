@@ -76,18 +76,27 @@ def _random_crop(images: torch.Tensor, padding: int, generator: torch.Generator)
     return torch.stack(cut).permute(0, 3, 1, 2)
 
 
+def _boxes(
+    images: torch.Tensor, areas: tuple, ratios: tuple, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw a box in each image: top, left, height, width in pixels, int (N, 4).
+
+    `areas` (shares of the image) and `ratios` (width to height) are the smallest and the largest.
+    """
+    count, size = len(images), images.shape[-1]
+    area = _uniform(count, *areas, generator) * size * size
+    ratio = _uniform(count, *map(math.log, ratios), generator).exp()
+    sides = [square.sqrt().round().clamp(1, size) for square in (area / ratio, area * ratio)]
+    corners = [(_uniform(count, 0, 1, generator) * (size - side + 1)).floor() for side in sides]
+    return torch.stack(corners + sides, 1).int()
+
+
 def _random_resized_crop(
     images: torch.Tensor, smallest_area: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Cut a box of random area and aspect ratio (3/4 to 4/3) and resize it to the full size."""
-    count, size = len(images), images.shape[-1]
-    area = _uniform(count, smallest_area, 1, generator) * size * size
-    ratio = _uniform(count, math.log(3 / 4), math.log(4 / 3), generator).exp()
-    heights = (area / ratio).sqrt().round().clamp(1, size)
-    widths = (area * ratio).sqrt().round().clamp(1, size)
-    tops = (_uniform(count, 0, 1, generator) * (size - heights + 1)).floor()
-    lefts = (_uniform(count, 0, 1, generator) * (size - widths + 1)).floor()
-    boxes = torch.stack([tops, lefts, heights, widths], 1).int().tolist()
+    size = images.shape[-1]
+    boxes = _boxes(images, (smallest_area, 1), (3 / 4, 4 / 3), generator).tolist()
     result = torch.empty_like(images)
     for image, target, (top, left, height, width) in zip(images, result, boxes, strict=True):
         target.copy_(resize(image[None, :, top : top + height, left : left + width], size)[0])
@@ -128,15 +137,9 @@ def _random_erasing(
     images: torch.Tensor, probability: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Grey out a rectangle of 2 to 25 % of the area in some images (Zhong et al. 2017)."""
-    count, size = len(images), images.shape[-1]
-    chosen = _uniform(count, 0, 1, generator) < probability
-    area = _uniform(count, 0.02, 0.25, generator) * size * size
-    ratio = _uniform(count, math.log(0.3), math.log(1 / 0.3), generator).exp()
-    heights = (area / ratio).sqrt().round().clamp(1, size)
-    widths = (area * ratio).sqrt().round().clamp(1, size)
-    tops = (_uniform(count, 0, 1, generator) * (size - heights + 1)).floor()
-    lefts = (_uniform(count, 0, 1, generator) * (size - widths + 1)).floor()
-    at = torch.arange(size)
+    chosen = _uniform(len(images), 0, 1, generator) < probability
+    tops, lefts, heights, widths = _boxes(images, (0.02, 0.25), (0.3, 1 / 0.3), generator).T
+    at = torch.arange(images.shape[-1])
     rows, columns = (
         chosen[:, None] & (at >= first[:, None]) & (at < (first + length)[:, None])
         for first, length in ((tops, heights), (lefts, widths))

@@ -8,7 +8,7 @@ import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -37,7 +37,6 @@ from helpers.runs.files import (
 from helpers.runs.progress import tqdm
 from helpers.runs.text import reason
 
-ORIENTATION = 0x0112  # the EXIF tag
 DECODED = ROOT / "data" / "decoded"
 DECODED_ANEW = "the files are decoded again"
 MEMORY = 0.8  # share of the machine's memory that may hold pixels
@@ -85,13 +84,12 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """Select some images as a set of their own, without copying pixels."""
-        return ImageSet(
-            self.decoded,
-            self.rows[indices],
-            self.labels[indices],
-            [self.paths[i] for i in indices],
-            self.classes,
-            self.folder,
+        return replace(
+            self,
+            rows=self.rows[indices],
+            labels=self.labels[indices],
+            paths=[self.paths[i] for i in indices],
+            on_gpu=None,
         )
 
 
@@ -111,8 +109,7 @@ class Splits:
 
     def without_test(self) -> "Splits":
         """Return the same splits with an empty test set, for whatever makes choices."""
-        none = self.test.subset(np.arange(0))
-        return Splits(self.train, self.val, none, self.skipped, self.fingerprint)
+        return replace(self, test=self.test.subset(np.arange(0)))
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -138,7 +135,7 @@ def load(config: Config, fetch: bool = True) -> Splits:
     digest = hashlib.sha256()
     sets = {}
     for split, entries in files.items():
-        kept = [(path, label) for path, label in entries if path in row_of]
+        kept = [(path, label) for path, label in entries if path not in index["bad"]]
         if split != "test" and entries and not kept:
             raise ValueError(
                 f"{config.dataset} has no readable {split} image in {source.folder}: "
@@ -159,24 +156,18 @@ def load(config: Config, fetch: bool = True) -> Splits:
     if source.val is None:
         train, val = _carve_validation(train, config.val_fraction, config.seed)
     elif config.val_fraction == 0:  # train once more on training and validation together
-        train = train_and_val = _join(train, val)
-        val = train_and_val.subset(np.arange(0))
+        train = replace(
+            train,
+            rows=np.concatenate([train.rows, val.rows]),
+            labels=np.concatenate([train.labels, val.labels]),
+            paths=train.paths + val.paths,
+        )
+        val = val.subset(np.arange(0))
     skipped = source.skipped + [f"{path}: {why}" for path, why in index["bad"].items()]
     if skipped:
         print(f"{config.dataset}: left out {len(skipped)} files: {', '.join(skipped[:3])}"
               + (" ..." if len(skipped) > 3 else ""))  # fmt: skip
     return Splits(train, val, sets["test"], skipped, digest.hexdigest()[:16])
-
-
-def _join(first: ImageSet, second: ImageSet) -> ImageSet:
-    return ImageSet(
-        first.decoded,
-        np.concatenate([first.rows, second.rows]),
-        np.concatenate([first.labels, second.labels]),
-        first.paths + second.paths,
-        first.classes,
-        first.folder,
-    )
 
 
 def _carve_validation(train: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -202,8 +193,7 @@ def decode(path: Path | str | BinaryIO, size: int, resize: str = "squash") -> np
     """
     with Image.open(path) as file:
         file.draft("RGB", (size, size))  # a large JPEG is decoded at a half, quarter or eighth
-        image = ImageOps.exif_transpose(file) if file.getexif().get(ORIENTATION, 1) > 1 else file
-        pixels = np.array(to_rgb(image))
+        pixels = np.array(to_rgb(file))
     height, width = pixels.shape[:2]
     if resize == "crop":
         side = min(height, width)
@@ -221,12 +211,13 @@ def decode(path: Path | str | BinaryIO, size: int, resize: str = "squash") -> np
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit RGB; convert() alone would clip 16 and 32 bits a pixel to white.
+    """Turn upright by the EXIF tag, in place, and convert to 8-bit RGB.
 
-    Black is 0 and white the largest value of a 16-bit file, of other wide ones the first of 1
-    (floats only), 255 and 65535 that no pixel exceeds. Beyond that, and with negative values, the
-    picture's own range is stretched.
+    convert() alone would clip 16 and 32 bits a pixel to white. Black is 0 and white the largest
+    value of a 16-bit file, of other wide ones the first of 1 (floats only), 255 and 65535 that no
+    pixel exceeds. Beyond that, and with negative values, the picture's own range is stretched.
     """
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F" or image.mode.startswith("I"):
         pixels = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         low, high = min(0.0, pixels.min()), pixels.max()
@@ -251,8 +242,8 @@ def _interpolate(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 class _Index(TypedDict):
     """Say what the rows of a decoded array are."""
 
-    paths: list[str]  # of the first rows, in their order
-    digests: list[str]  # of those files' contents
+    paths: list[str]  # in the order of the rows
+    digests: list[str]  # of the files' contents
     bad: dict[str, str]  # path: why it could not be decoded
 
 
@@ -344,13 +335,7 @@ def _decode_all(source: sources.Source, paths: list[str], config: Config, folder
                     bar.update(len(part))
     finally:
         torch.set_num_threads(threads)
-    kept = [row for row, (digest, _) in enumerate(results) if digest]
-    for position, row in enumerate(kept):
-        if position != row:
-            images[position] = images[row]
     images.flush()
-    bad = {path: why for path, (digest, why) in zip(paths, results, strict=True) if not digest}
-    index = _Index(
-        paths=[paths[row] for row in kept], digests=[results[row][0] for row in kept], bad=bad
-    )
-    write_json(folder / "index.json", dict(index))
+    digests, reasons = zip(*results, strict=True)
+    bad = {path: why for path, why in zip(paths, reasons, strict=True) if why}
+    write_json(folder / "index.json", dict(_Index(paths=paths, digests=digests, bad=bad)))

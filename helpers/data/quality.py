@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import coo_array
@@ -84,11 +83,9 @@ class Report:
         rows = -(-number // columns)
         tile = float(np.clip(12 / columns, 0.78, 1.4))  # inches
         heights = [rows * tile * 1.35, 2.6]
-        figure, (grid, bars) = plt.subplots(
-            2, 1, figsize=(max(6, columns * tile), sum(heights) + 1.6), layout="constrained",
-            height_ratios=heights,
-        )  # fmt: skip
-        plt.close(figure)  # shown by whoever asked for it, once
+        size = max(6, columns * tile), sum(heights) + 1.6
+        figure = Figure(figsize=size, layout="constrained")
+        grid, bars = figure.subplots(2, height_ratios=heights)
         _draw_samples(grid, self.samples, self.classes, columns, tile)
         _draw_counts(bars, self.counts, self.classes)
         total = sum(map(sum, self.counts.values()))
@@ -119,9 +116,9 @@ def check(dataset: str, data_root: str = "") -> Report:
         )
     findings: dict[str, list[str]] = {kind: [] for kind in FINDINGS}
     for entry in source.skipped:
-        reason = entry.rpartition(": ")[2]
+        why = entry.rpartition(": ")[2].partition(" (")[0]
         kinds = {"not an image": "not an image", "class without images": "empty class"}
-        findings[kinds.get(reason.partition(" (")[0], "otherwise left out")].append(entry)
+        findings[kinds.get(why, "otherwise left out")].append(entry)
     for (_, path, _), look in zip(files, looks, strict=True):
         for kind, detail in look.notes.items():
             findings[kind].append(f"{path}: {detail}")
@@ -145,7 +142,7 @@ def check(dataset: str, data_root: str = "") -> Report:
     samples = np.full((len(source.classes), THUMBNAIL, THUMBNAIL, 3), 255, np.uint8)
     for label, path in first.items():
         with Image.open(source.folder / path) as image:
-            samples[label] = ImageOps.fit(_upright(image), (THUMBNAIL, THUMBNAIL))
+            samples[label] = ImageOps.fit(to_rgb(image), (THUMBNAIL, THUMBNAIL))
     return Report(dataset, source.classes, counts, findings, samples)
 
 
@@ -169,13 +166,13 @@ def _look(path: Path) -> _Look:
             width, height = image.size
             orientation = image.getexif().get(0x0112, 1)
             mode, frames = image.mode, getattr(image, "n_frames", 1)
-            color = _upright(image)
+            small = to_rgb(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     except UnidentifiedImageError:
         return _Look({"not an image": "not an image by its content"})
     except Exception as error:  # Pillow raises a dozen kinds for broken files
         kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
         return _Look({kind: reason(error)})
-    small = np.asarray(color.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    small = np.asarray(small)
     if mode in ("1", "L", "LA", "F") or mode.startswith("I") or np.ptp(small, axis=2).max() <= 2:
         look.notes["grayscale"] = f"mode {mode}"
     if orientation not in (0, 1):
@@ -189,11 +186,6 @@ def _look(path: Path) -> _Look:
     look.digest = hashlib.sha256(data).digest()
     look.gray = small @ np.array([0.299, 0.587, 0.114], np.float32)
     return look
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Decode to 8-bit RGB, turned as its EXIF tag says."""
-    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _find_duplicates(looks: list[_Look]) -> list[tuple[str, list[int]]]:

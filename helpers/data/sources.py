@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers import ROOT
 from helpers.data.download import download, record, unpack
+from helpers.runs.config import DATASETS
 from helpers.runs.files import damaged, lock
 from helpers.runs.text import for_terminal, reason
 
@@ -23,22 +24,19 @@ FOLDERS = {  # the folder that each data set is known by, wherever it lies
     "cub200": "CUB_200_2011",
     "scenes15": "scenes15",
 }
-DOWNLOADS = {  # checksum None: recorded at the first download; files: at least so many
+DOWNLOADS = {  # checksum None: recorded at the first download
     "nature_12k": {
         "url": "https://storage.googleapis.com/wandb_datasets/nature_12K.zip",
         "checksum": None,
-        "files": 11_000,  # about 12,000
     },
     "caltech101": {
         "url": "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
         "checksum": "3138e1922a9193bfa496528edbbc45d0",
-        "files": 9_144,
         "inner": "caltech-101/101_ObjectCategories.tar.gz",
     },
     "cub200": {
         "url": "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
         "checksum": "97eceeb196236b17998738112f37df78",
-        "files": 11_788,
     },
 }
 SPLITS = {  # how people call the folders of the three splits, capitals or not
@@ -76,29 +74,25 @@ def find(dataset: str, data_root: str = "", fetch: bool = True) -> Source:
     Raises FileNotFoundError or ConnectionError where nothing is found, ValueError where a layout
     cannot be read, each in one sentence.
     """
+    name, folder = dataset, None
     if dataset.startswith("folder:"):
         folder = _resolve(dataset.removeprefix("folder:"))
-        source = _read_folder(folder.name, folder)
-    elif dataset.startswith("tiny_"):
-        if not (DATA / dataset).is_dir():
-            _stop_unless(fetch, dataset)
-            from helpers.data.drawn.sets import draw
-
-            draw(dataset, DATA / dataset)
-        source = _read_folder(dataset, DATA / dataset)
+        name = folder.name
+    elif dataset not in DATASETS:
+        raise ValueError(
+            f"no data set is called '{dataset}': choose {', '.join(DATASETS)} or folder:PATH"
+        )
     elif dataset in FOLDERS:
         folder = _search(dataset, data_root)
-        if folder is None:
-            _stop_unless(fetch, dataset)
-            folder = _fetch(dataset)
-        readers = {"caltech101": _read_caltech101, "cub200": _read_cub200}
-        readers["nature_12k"] = partial(_read_folder, tests_on_val=True)
-        source = readers.get(dataset, _read_folder)(dataset, folder)
-    else:
-        raise ValueError(
-            f"no data set is called '{dataset}': choose {', '.join(FOLDERS)}, "
-            f"tiny_nature, tiny_species or folder:PATH"
-        )
+    elif (DATA / dataset).is_dir():
+        folder = DATA / dataset
+    if folder is None:
+        if not fetch:
+            raise FileNotFoundError(f"the images of {dataset} are not here")
+        folder = _fetch(dataset)
+    readers = {"caltech101": _read_caltech101, "cub200": _read_cub200}
+    readers["nature_12k"] = partial(_read_folder, tests_on_val=True)
+    source = readers.get(dataset, _read_folder)(name, folder)
     for split in ("train", "test"):
         if not getattr(source, split):
             raise ValueError(f"{source.folder} holds no {split} image of '{dataset}'")
@@ -106,11 +100,6 @@ def find(dataset: str, data_root: str = "", fetch: bool = True) -> Source:
 
 
 # Finding
-
-
-def _stop_unless(fetch: bool, dataset: str) -> None:
-    if not fetch:
-        raise FileNotFoundError(f"the images of {dataset} are not here")
 
 
 def _resolve(path: str) -> Path:
@@ -196,9 +185,8 @@ def _read_folder(dataset: str, folder: Path, tests_on_val: bool = False) -> Sour
             f"are kept for testing"
         )
     listed = {split: _label(images, classes) for split, images in splits.items()}
-    return Source(
-        dataset, folder, classes, listed["train"], listed.get("val"), listed["test"], skipped
-    )
+    val = listed.get("val") or None  # an empty folder is none
+    return Source(dataset, folder, classes, listed["train"], val, listed["test"], skipped)
 
 
 def _read_caltech101(dataset: str, folder: Path) -> Source:
@@ -218,37 +206,31 @@ def _read_caltech101(dataset: str, folder: Path) -> Source:
         if (place / "train.txt").is_file() and (place / "test.txt").is_file()
     ]
     if not lists:
-        train, test = _divide(found, lambda count: min(PER_CLASS, count - 1))
+        parts = _divide(found, lambda count: min(PER_CLASS, count - 1))
+        train, test = (_label(part, classes) for part in parts)
         print(
             f"no train.txt and test.txt beside {folder}: {PER_CLASS} images of each class are "
             f"for training, the others for testing"
         )
-        return Source(
-            dataset, folder, classes, _label(train, classes), None, _label(test, classes), skipped
-        )
-    images = {path for paths in found.values() for path in paths}
-    splits: dict[str, list[str]] = {"test": [], "train": []}
+        return Source(dataset, folder, classes, train, None, test, skipped)
+    labels = dict(_label(found, classes))
+    splits: dict[str, Images] = {"test": [], "train": []}
     seen: set[str] = set()
-    for split in splits:  # test first: what both lists name stays a test image
+    for split, images in splits.items():  # test first: what both lists name stays a test image
         for line in _read_lines(lists[0] / f"{split}.txt"):
             path = line.strip()
             if not path or path.startswith("BACKGROUND_Google/"):
                 continue
-            if path not in images:
-                reason = "not an image" if (folder / path).is_file() else "listed but absent"
-                skipped.append(f"{path}: {reason} ({split}.txt)")
+            if path not in labels:
+                why = "not an image" if (folder / path).is_file() else "listed but absent"
+                skipped.append(f"{path}: {why} ({split}.txt)")
             elif path in seen:
                 skipped.append(f"{path}: listed before ({split}.txt)")
             else:
                 seen.add(path)
-                splits[split].append(path)
-    skipped += [f"{path}: in neither list" for path in sorted(images - seen)]
-    labels = {name: label for label, name in enumerate(classes)}
-    train, test = (
-        [(path, labels[path.split("/")[0]]) for path in splits[split]]
-        for split in ("train", "test")
-    )
-    return Source(dataset, folder, classes, train, None, test, skipped)
+                images.append((path, labels[path]))
+    skipped += [f"{path}: in neither list" for path in sorted(labels.keys() - seen)]
+    return Source(dataset, folder, classes, splits["train"], None, splits["test"], skipped)
 
 
 def _read_cub200(dataset: str, folder: Path) -> Source:
@@ -289,6 +271,7 @@ def _read_lines(path: Path) -> list[str]:
 def _list_classes(folder: Path, parent: Path, skipped: list[str]) -> dict[str, list[str]]:
     """Return the images below each class folder of `parent`; what is left out joins `skipped`."""
     found: dict[str, list[str]] = {}
+    above = {str(place) for place in Path(os.path.realpath(parent), "x").parents}
     for entry in sorted(parent.iterdir()):
         path = for_terminal(entry.relative_to(folder).as_posix())
         if _is_hidden(entry.name):
@@ -296,16 +279,12 @@ def _list_classes(folder: Path, parent: Path, skipped: list[str]) -> dict[str, l
         elif not entry.is_dir():
             skipped.append(f"{path}: in no class folder")
         else:
-            images = sorted(_walk(folder, entry, skipped, _real_parents(entry)))
+            images = sorted(_walk(folder, entry, skipped, set(above)))
             if images:
                 found[entry.name] = images
             else:
                 skipped.append(f"{path}/: class without images")
     return found
-
-
-def _real_parents(folder: Path) -> set[str]:
-    return {str(parent) for parent in Path(os.path.realpath(folder.parent), "x").parents}
 
 
 def _walk(folder: Path, top: Path, skipped: list[str], seen: set[str]) -> Iterator[str]:
@@ -324,13 +303,11 @@ def _walk(folder: Path, top: Path, skipped: list[str], seen: set[str]) -> Iterat
     for entry in entries:
         path = f"{shown}/{for_terminal(entry.name)}"
         linked = entry.is_symlink()  # os.path says of a broken link that it is neither
-        if os.path.isdir(entry) if linked else entry.is_dir():
-            if _is_hidden(entry.name):
-                skipped.append(f"{path}/: hidden")
-            else:
-                yield from _walk(folder, top / entry.name, skipped, seen)
-        elif _is_hidden(entry.name):
-            skipped.append(f"{path}: hidden")
+        is_folder = os.path.isdir(entry) if linked else entry.is_dir()
+        if _is_hidden(entry.name):
+            skipped.append(f"{path}{'/' if is_folder else ''}: hidden")
+        elif is_folder:
+            yield from _walk(folder, top / entry.name, skipped, seen)
         elif Path(entry.name).suffix.lower() not in SUFFIXES:
             skipped.append(f"{path}: not an image")
         elif not (os.path.isfile(entry) if linked else entry.is_file()):
@@ -363,11 +340,16 @@ def _label(found: dict[str, list[str]], classes: list[str]) -> Images:
     return [(path, classes.index(name)) for name, paths in found.items() for path in paths]
 
 
-# Downloading
+# Fetching
 
 
 def _fetch(dataset: str) -> Path:
-    """Download and unpack a data set into data/ and return its folder."""
+    """Draw a data set, or download and unpack it, into data/ and return its folder."""
+    if dataset not in FOLDERS:
+        from helpers.data.drawn.sets import draw
+
+        draw(dataset, DATA / dataset)
+        return DATA / dataset
     name = FOLDERS[dataset]
     if dataset not in DOWNLOADS:
         raise FileNotFoundError(
@@ -380,6 +362,6 @@ def _fetch(dataset: str) -> Path:
         if folder := _search(dataset, str(DATA)):  # by another process, while this one waited
             return folder
         download(entry["url"], archive, entry["checksum"])
-        unpack(archive, DATA / dataset, entry["files"], entry.get("inner"), holds=name)
+        unpack(archive, DATA / dataset, entry.get("inner"), holds=name)
         record(archive)
         return _search(dataset, str(DATA))

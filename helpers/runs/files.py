@@ -147,7 +147,8 @@ def lock(path: Path, work: str) -> Iterator[None]:
 
 def reserve(path: Path, size: int) -> None:
     """Take room for a file on the disk now; a full disk would end a later write by a signal."""
-    with naming_the_disk(path), path.open("ab") as file:
+    # Where the file system has no such call, the C library's own refuses files that are appended to.
+    with naming_the_disk(path), path.open("r+b" if path.exists() else "wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         elif shutil.disk_usage(path.parent).free < size:  # macOS, Windows
@@ -170,15 +171,21 @@ def read_json(path: Path, kind: Any, way_out: str) -> Any:
         checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
         if checksum is not None and checksum != _checksum(content):
             raise ValueError(f"changed since it was written; if on purpose, remove {CHECKSUM}")
-        return _adapter(kind).validate_python(content)
+        return checked(content, kind)
     except FileNotFoundError:
         raise
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise damaged(path, f"{place} {first['msg']}".strip(), way_out) from None
     except (ValueError, OSError, RecursionError) as error:
         raise damaged(path, reason(error), way_out) from None
+
+
+def checked(content: Any, kind: Any) -> Any:
+    """Check plain values against a type; raises ValueError with the place of the first mistake."""
+    try:
+        return _adapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place} {first['msg']}".strip()) from None
 
 
 def readable_json(path: Path, kind: Any) -> Any:

@@ -3,8 +3,6 @@
 A figure fills about -1..1 (x to the right, y down) and looks to the left or at the viewer.
 """
 
-from __future__ import annotations
-
 import math
 from random import Random
 
@@ -15,7 +13,6 @@ from helpers.data.drawn.paint import (
     WHITE,
     Canvas,
     Colour,
-    colour,
     curve,
     ellipse,
     limb,
@@ -36,7 +33,7 @@ def _frog_colours(rng: Random) -> tuple[Colour, Colour, Colour, list]:
     spot = mix(skin, DARK, u(0.3, 0.6))
     places = [(u(-0.6, 0.6), u(-0.6, 0.6)) for _ in range(rng.randint(0, 12))]
     spots = [(ellipse(*place, u(0.04, 0.11), u(0.04, 0.11)), spot) for place in places]
-    belly = mix(skin, colour("#f4ecc0"), 0.7)
+    belly = mix(skin, (244, 236, 192), 0.7)
     return skin, belly, pick(rng, "#d8a82a #c8502a #d8d060"), spots
 
 

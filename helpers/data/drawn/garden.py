@@ -3,8 +3,6 @@
 A figure fills about -1..1 (x to the right, y down) and looks to the left or at the viewer.
 """
 
-from __future__ import annotations
-
 import math
 from random import Random
 

@@ -20,24 +20,18 @@ DARK, WHITE = (24, 20, 26), (255, 252, 244)
 # Colours
 
 
-def colour(code: str) -> Colour:
-    """Read a colour such as "#c8a060"."""
-    return ImageColor.getrgb(code)
-
-
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """Blend two colours; `share` 0..1 is the part of the second one."""
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
-def pick(rng: Random, codes: str, spread: float = 1.0) -> Colour:
-    """Choose one of the blank-separated colour codes and vary its hue, saturation and value."""
-    hue, saturation, value = colorsys.rgb_to_hsv(
-        *(c / 255 for c in colour(rng.choice(codes.split())))
-    )
-    hue = (hue + spread * rng.uniform(-0.025, 0.025)) % 1
-    saturation = min(1, saturation * (1 + spread * rng.uniform(-0.2, 0.2)))
-    value = min(1, value * (1 + spread * rng.uniform(-0.15, 0.12)))
+def pick(rng: Random, codes: str) -> Colour:
+    """Choose one of the colours, as "#c8a060 #4f8f2f", and vary its hue, saturation and value."""
+    chosen = ImageColor.getrgb(rng.choice(codes.split()))
+    hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in chosen))
+    hue = (hue + rng.uniform(-0.025, 0.025)) % 1
+    saturation = min(1, saturation * (1 + rng.uniform(-0.2, 0.2)))
+    value = min(1, value * (1 + rng.uniform(-0.15, 0.12)))
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
@@ -122,7 +116,7 @@ _DIFFUSE = np.maximum([0.30, 0.30, 0.42], 1 - (0.75 - _LEVEL).clip(0) * [1.08, 1
 _SHINE = ((_LEVEL - 0.7) / 0.3).clip(0) ** 1.5
 
 
-def noise(rng: Random, size: tuple[int, int], cells: tuple[int, int], octaves: int = 3):
+def noise(rng: Random, size: tuple[int, int], cells: tuple[int, int], octaves: int):
     """Make cloudy noise, an "L" image; `cells` across and down in the coarsest octave."""
     cloud = None
     for octave in range(octaves):

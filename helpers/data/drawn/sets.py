@@ -1,7 +1,5 @@
 """Draw the embedded data sets: folders of JPEG pictures that need no download."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys
@@ -188,19 +186,11 @@ def draw(dataset: str, folder: Path) -> None:
 
     `dataset` is "tiny_nature" (10 classes, 120 + 40 RGB images each, 96 x 96) or "tiny_species"
     (6 classes, 20 + 30 images each, 128 x 128). An image's seed is its name, so every machine with
-    the same Pillow gets the same bytes. The folder appears only when it is complete; one that
-    holds train and test already is left as it is. Raises ValueError for another data set and
-    FileExistsError where `folder` holds something else.
+    the same Pillow gets the same bytes. The folder appears only when it is complete; one that is
+    there already is left as it is.
     """
-    if dataset not in SETS:
-        raise ValueError(f"{dataset!r} is not an embedded data set, choose {' or '.join(SETS)}")
-    folder = Path(folder)
-    if _is_drawn(folder):
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something else: move it or draw into another folder")
     with lock(folder, f"drawing {dataset}"):
-        if not _is_drawn(folder):
+        if not folder.exists():  # else another process drew it
             with making(folder) as unfinished:
                 _draw_all(dataset, unfinished)
 
@@ -237,10 +227,6 @@ def _names(dataset: str) -> list[str]:
         for kind in drawn.kinds
         for number in range(count)
     ]
-
-
-def _is_drawn(folder: Path) -> bool:
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
 if __name__ == "__main__":  # a worker of `draw`: its share of the images, a line for each
