@@ -33,6 +33,7 @@ from helpers.runs.config import AUGMENTATIONS, Config, ConfigError, parse_freeze
         ({"start_image_size": 16}, ["image_size 16", "32"]),
         ({"norm_after_pool": True, "batch_norm": False}, ["norm_after_pool", "batch_norm"]),
         ({"nesterov": True, "optimizer": "adam"}, ["nesterov", "sgd"]),
+        ({"model": "resnet18", "head": "dense", "dense": [8, -5]}, ["dense", "at least 1"]),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_it(values, words):
@@ -108,8 +109,15 @@ def test_parameters_are_read_from_the_last_parameters_cell():
         "%matplotlib inline\nother = 5",
         "accuracy = 3",
     )
-    config = Config.from_parameters(namespace, also=("rows",), seed=7)
-    assert (config.lr, config.epochs, config.seed) == (0.2, 3, 7)
+    config = Config.from_parameters(namespace, also=("rows",))
+    assert (config.lr, config.epochs) == (0.2, 3)
+
+
+@pytest.mark.parametrize("magic", ["%%time", "%load_ext autoreload", "!pip install -q timm"])
+def test_a_line_of_magic_does_not_hide_the_parameters_below_it(magic):
+    namespace = notebook("lr: float = 0.1")
+    namespace["In"] = ["", f"{magic}\nlr: float = 0.1"]
+    assert Config.from_parameters(namespace).lr == 0.1
 
 
 def test_an_unknown_parameter_injected_by_papermill_stops():

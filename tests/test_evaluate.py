@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from test_train import SMALL, fit, image_set
 
+from helpers import data
 from helpers.data.images import Splits
-from helpers.evaluate.evaluation import evaluate, open_test_set, predict
+from helpers.evaluate.evaluation import evaluate, load_images, open_test_set, predict
 from helpers.evaluate.figures import choose_stratified
 from helpers.models import build
 from helpers.runs.config import Config
@@ -69,6 +70,18 @@ def test_opening_the_test_set_is_counted_and_dated(config):
     assert run.metrics["test"]["accuracy"] == first.accuracy
     assert {row["split"] for row in run.predictions} == {"val", "test"}
     assert sum(row["split"] == "test" for row in run.predictions) == 30
+
+
+def test_a_runs_images_are_looked_for_where_it_found_them(config, tmp_path, monkeypatch):
+    splits = Splits(image_set(48, 0), image_set(24, 1), image_set(30, 2))
+    run = fit(splits, config.replace(data_root=str(tmp_path / "images")))
+    asked = []
+    monkeypatch.setattr(data, "load", lambda config: asked.append(config.data_root) or splits)
+    load_images(run)  # that folder is no more
+    (tmp_path / "images").mkdir()
+    load_images(run)
+    load_images(run, "elsewhere")
+    assert asked == ["", str(tmp_path / "images"), "elsewhere"]
 
 
 def test_an_empty_split_is_one_sentence(images, config):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.models import build
+from helpers.models.device import choose_device
 from helpers.models.heads import ACTIVATIONS, SquareRoot
 from helpers.runs.config import Config, ConfigError
 
@@ -149,3 +150,12 @@ def test_torchvision_networks_by_name(name):
 def test_an_unknown_network_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'resnet18'"):
         build(Config(model="resnet_18"), 3)
+
+
+def test_a_gpu_that_is_too_old_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P100")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90a"])
+    assert {choose_device().type for _ in range(3)} == {"cpu"}
+    assert capsys.readouterr().out.count("Tesla P100 is too old") == 1

@@ -19,7 +19,7 @@ from helpers.data import batches as batching
 from helpers.data import images as pixels
 from helpers.data.batches import shuffle
 from helpers.data.images import ImageSet, Splits
-from helpers.models import build
+from helpers.models import build, rebuild
 from helpers.models.device import mixed_precision
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run, find_runs, open_run
@@ -168,6 +168,9 @@ def test_stopped_after_any_epoch_it_continues_to_the_same_weights(
         weights(whole, "last.pt"), weights(parts, "last.pt")
     )
     assert [r["val_loss"] for r in whole.history] == [r["val_loss"] for r in parts.history]
+    texts = [(run.folder / "history.csv").read_text().splitlines() for run in (whole, parts)]
+    first, second = ([line.split(",")[:2] for line in lines] for lines in texts)
+    assert first == second  # epoch and stage, written as whole numbers
 
 
 KILLED = """
@@ -271,6 +274,52 @@ def test_another_configuration_under_the_same_name_stops(splits, config):
     fit(splits, config.replace(name="mine"))
     with pytest.raises(ConfigError, match=r"'mine' already holds .* \(lr 0.003 -> 0.1\)"):
         fit(splits, config.replace(name="mine", lr=0.1))
+
+
+def test_what_differs_under_the_same_name_is_named_and_nothing_else(config):
+    config = config.replace(name="mine", stages=[{"epochs": 1}])
+    open_run(config)
+    with pytest.raises(ConfigError, match=r"other parameters \(lr 0.003 -> 0.1\)"):
+        open_run(config.replace(lr=0.1, data_root="elsewhere"))
+
+
+def test_a_validation_loss_that_is_never_a_number_still_leaves_weights(
+    splits, config, monkeypatch
+):
+    monkeypatch.setattr(loop, "predict", lambda model, images, _: torch.full((24, 3), math.nan))
+    run = fit(splits, config.replace(monitor="val_loss"))
+    assert run.finished and run.metrics["best_epoch"] == 1
+
+
+def test_the_default_network_is_trained_on_the_images_below_data_root(monkeypatch):
+    trained = []
+    monkeypatch.setattr(loop, "best_run", lambda dataset: None)
+    monkeypatch.setattr(loop, "train", trained.append)
+    loop.choose_run("", "caltech101", "somewhere")
+    assert trained == [Config(dataset="caltech101", data_root="somewhere")]
+
+
+def test_files_of_older_versions_are_used_and_continued(splits, config, monkeypatch):
+    whole = fit(splits, config)
+    config = config.replace(name="old")
+    end_epoch = loop.Training._end_epoch
+
+    def end_and_stop(self, row):
+        end_epoch(self, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_end_epoch", end_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(splits, config)
+    monkeypatch.undo()
+    run = open_run(config)
+    for name, later in (("best.pt", ["history"]), ("last.pt", ["config"])):
+        kept = torch.load(run.folder / name, weights_only=True)
+        for key in ["mean", "std", *later]:
+            del kept[key]
+        torch.save(kept, run.folder / name)
+    assert rebuild(run).mean == (0.5,) * 3
+    assert same(weights(fit(splits, config)), weights(whole))
 
 
 def test_finding_runs_by_parameter(splits, config):

@@ -232,6 +232,16 @@ def test_table_has_means_and_the_front(tmp_path):
     assert isinstance(tradeoff.draw_tradeoff(runs[:1]), Figure)
 
 
+def test_no_setting_is_lost_where_three_read_the_same(tmp_path):
+    rates = {"a": 0.001, "b": 0.0010001, "c": 0.0010002}
+    runs = [write_run(tmp_path, name, Config(lr=lr), 0.5) for name, lr in rates.items()]
+    assert list(tradeoff.settings(runs)) == [
+        "five_blocks, from scratch, lr 0.001",
+        "five_blocks, from scratch, lr 0.001 (b: 100 of 100)",
+        "five_blocks, from scratch, lr 0.001 (c: 100 of 100)",
+    ]
+
+
 def test_settings_differ_in_anything_but_the_seed(tmp_path):
     """Dropout, schedule and activation are settings of their own, by validation and by test."""
     base = dict(weights="imagenet", model="resnet18", freeze="all_but_head")

@@ -6,16 +6,7 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from helpers.evaluate.evaluation import Evaluation
-from helpers.evaluate.intervals import Difference, difference_of_shares, mean_and_interval
-
-
-def compare_sets(first: Evaluation, second: Evaluation) -> Difference:
-    """Compare one network's accuracy on two sets of images that share none.
-
-    On training images, as they are and in eval mode, against validation images it is what the
-    network knows by heart: overfitting.
-    """
-    return difference_of_shares(*first.counts, *second.counts)
+from helpers.evaluate.intervals import mean_and_interval
 
 
 class Classes(NamedTuple):

@@ -1,22 +1,19 @@
 """Measure a trained network on a validation or test set, and draw what was measured."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from helpers import data
+from helpers import ROOT, data
 from helpers.data.augment import normalize
 from helpers.data.batches import batches
 from helpers.data.images import ImageSet, Splits
 from helpers.evaluate.intervals import wilson_interval
 from helpers.models import rebuild
-from helpers.models.device import (
-    batch_size_without_gradients,
-    choose_device,
-    choose_dtype,
-)
+from helpers.models.device import batch_size_without_gradients, choose_device, choose_dtype
 from helpers.runs.config import Config
 from helpers.runs.folder import Run, now
 
@@ -160,7 +157,13 @@ def measure(logits: torch.Tensor, images: "ImageSet | Evaluation") -> Evaluation
 
 
 def load_images(run: Run, data_root: str = "") -> Splits:
-    """Load the images that a run was trained on; raises ConfigError where they have changed."""
+    """Load the images that a run was trained on; raises ConfigError where they have changed.
+
+    They are looked for in `data_root`, or else in the run's own, if that folder is still there.
+    """
+    own = run.config.data_root
+    if not data_root and (ROOT / Path(own).expanduser()).is_dir():
+        data_root = own
     splits = data.load(run.config.replace(data_root=data_root))
     run.tie(splits.fingerprint, splits.classes)
     return splits

@@ -26,6 +26,14 @@ LINES = "-", "--", ":"
 WHITE_TO_TEAL = LinearSegmentedColormap.from_list("white to teal", ["#ffffff", "#8cc4cb", TEAL])
 
 
+def dress(axes: Axes, grid: str | None = "y") -> None:
+    """Leave out the frame's upper and right side; draw a pale grid along an axis, behind all."""
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(axis=grid, color="#eeeeee")
+        axes.set_axisbelow(True)
+
+
 def curves(run: Run) -> Figure:
     """Draw loss and accuracy of training and validation, and the learning rate, by epoch.
 
@@ -99,9 +107,7 @@ def _dress_curves(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", weight="bold")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#eeeeee")
-    axes.set_axisbelow(True)
+    dress(axes)
     axes.set_ylim(bottom=0)
     if title.endswith("accuracy"):
         axes.set_ylim(0, 1)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFor
 from PIL import Image
 
 from helpers.data.images import decode
-from helpers.evaluate.figures import COLORS, GRAY
+from helpers.evaluate.figures import COLORS, GRAY, dress
 from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
 from helpers.runs.text import for_figure
 
@@ -41,8 +41,8 @@ def settings(runs: list[Run], split: str = "val") -> dict[str, list[Run]]:
     """Group finished runs that were measured on a split by their setting, cheapest first.
 
     Runs of a setting are equal in all but the seed. Settings of one network with the same parts
-    trained are told apart by what else differs; networks of one name that only differ in size, as
-    after a change of the code, by their number of parameters.
+    trained are told apart by what else differs; where that reads the same, or only their size
+    differs, as after a change of the code, by a run's name and their number of parameters.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
@@ -58,7 +58,7 @@ def settings(runs: list[Run], split: str = "val") -> dict[str, list[Run]]:
     for (name, trained, params, _), group in ordered:
         name = ", ".join([name, *_differing(group[0], alike[name])])
         if name in named:
-            name += f" ({trained:,} of {params:,})"
+            name += f" ({group[0].name}: {trained:,} of {params:,})"
         named[name] = group
     return named
 
@@ -83,7 +83,7 @@ def tradeoff_table(runs: list[Run], split: str = "val") -> list[dict]:
         rows.append({
             "setting": name,
             "runs": len(group),
-            **{cost: _mean(group, cost) for cost in COSTS},
+            **{cost: float(np.mean([run.metrics[cost] for run in group])) for cost in COSTS},
             "accuracy": float(np.mean(values)),
             "std": float(np.std(values, ddof=1)) if len(group) > 1 else None,
         })  # fmt: skip
@@ -123,7 +123,7 @@ def draw_tradeoff(runs: list[Run], split: str = "val") -> Figure:
             axes.scatter(costs, values, s=26, color=color, alpha=0.55, lw=0)
             axes.scatter(np.mean(costs), np.mean(values), s=90, color=color,
                          ec="white", lw=1.2, zorder=3, label=for_figure(name, 90))  # fmt: skip
-        _dress(axes, title)
+        _dress_costs(axes, title)
     figure.axes[0].set_ylabel({"val": "validation accuracy", "test": "test accuracy"}[split])
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -133,16 +133,14 @@ def draw_tradeoff(runs: list[Run], split: str = "val") -> Figure:
     return figure
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _dress_costs(axes: Axes, title: str) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 20 * low else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     axes.set_xlabel(title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#eeeeee")
-    axes.set_axisbelow(True)
+    dress(axes)
 
 
 def _short(value: float, _=None) -> str:
@@ -186,7 +184,3 @@ def draw_image_sizes(image: np.ndarray, size: int, stride: int) -> Figure:
 
 def _accuracies(runs: list[Run], split: str) -> list[float]:
     return [run.metrics[split]["accuracy"] for run in runs]
-
-
-def _mean(runs: list[Run], metric: str) -> float:
-    return float(np.mean([run.metrics[metric] for run in runs]))

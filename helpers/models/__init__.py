@@ -3,6 +3,7 @@
 Start with `build`; `freeze` chooses what is trained.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from helpers.count.layers import without_weights
 from helpers.models import weights, zoo
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.freezing import freeze, train_mode
-from helpers.models.heads import INITIALIZATIONS
+from helpers.models.heads import initialize
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import damaged
 from helpers.runs.folder import TRAIN_AGAIN, Run
@@ -27,8 +28,8 @@ def build(config: Config, num_classes: int) -> nn.Module:
     or timm's where torchvision has not that name ("timm:NAME" for timm's in any case). The body
     has `config.weights`: drawn from the seed too, ImageNet's, or those of a run's best epoch.
     `model.head_name` says which module is the new head, `model.mean` and `model.std` how images are
-    normalised for it. Raises ConfigError for what is not known,
-    does not fit or has more than `config.max_parameters`, FileNotFoundError for missing weights.
+    normalised for it. Raises ConfigError for what is not known, does not fit or has more than
+    `config.max_parameters`, FileNotFoundError for missing weights.
     """
     torch.manual_seed(config.seed)
     if config.model == "five_blocks":
@@ -43,7 +44,7 @@ def build(config: Config, num_classes: int) -> nn.Module:
         )
     if config.init != "default":
         new = model if config.weights == "none" else model.get_submodule(model.head_name)
-        new.apply(INITIALIZATIONS[config.init])
+        new.apply(partial(initialize, scheme=config.init))
     if config.weights != "none":
         weights.load(model, config)
     model.mean, model.std = weights.normalization(config)
@@ -72,6 +73,6 @@ def rebuild(run: Run) -> nn.Module:
     load_weights(model, checkpoint["model"], run.folder / "best.pt", assign=True)
     if "mean" in checkpoint:
         model.mean, model.std = checkpoint["mean"], checkpoint["std"]
-    else:  # written before checkpoints had them
+    else:  # of an older version
         model.mean, model.std = weights.normalization(run.config)
     return model.eval()

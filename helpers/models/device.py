@@ -2,19 +2,20 @@
 
 import ctypes
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from helpers import ROOT
 from helpers.runs.config import Config
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from helpers.runs.text import say_once
 
 
 def choose_device() -> torch.device:
@@ -28,7 +29,7 @@ def choose_device() -> torch.device:
     major, minor = torch.cuda.get_device_capability()
     built_for = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if arch[3:].isdigit()]
     if built_for and 10 * major + minor < min(built_for):
-        print(
+        say_once(
             f"{torch.cuda.get_device_name()} is too old for this PyTorch (built for sm_"
             f"{min(built_for)} and newer): training on the CPU; choose a T4 if you can"
         )
@@ -43,10 +44,10 @@ def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
     CPU: bfloat16 where there are instructions for it, else float32.
     """
     if config.precision != "auto":
-        return DTYPES[config.precision]
+        return getattr(torch, config.precision)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    return torch.bfloat16 if "avx512_bf16" in _processor() else torch.float32
 
 
 def batch_size_without_gradients(config: Config, device: torch.device) -> int:
@@ -58,12 +59,10 @@ def batch_size_without_gradients(config: Config, device: torch.device) -> int:
     return 32 if device.type == "cpu" else max(config.batch_size, min(4 * config.batch_size, 64))
 
 
-def _cpu_has_bfloat16() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return "avx512_bf16" in file.read()
-    except OSError:
-        return False
+def _processor() -> str:
+    """Return Linux's description of the processor's cores; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 @contextmanager
@@ -111,9 +110,10 @@ def environment() -> dict:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         commit = result.stdout.strip()
     device = choose_device()
+    model_name = re.search(r"model name\s*: (.*)", _processor())
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "processor": _processor_name(),
+        "processor": model_name[1] if model_name else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],
@@ -122,12 +122,3 @@ def environment() -> dict:
         },
         "commit": commit or "unknown",
     }
-
-
-def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-        return names[0] if names else platform.machine()
-    except OSError:
-        return platform.processor() or platform.machine()

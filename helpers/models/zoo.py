@@ -1,6 +1,6 @@
 """The zoo: every torchvision and timm classifier by name, with a new head.
 
-Each library is asked for what its weights expect (image size, normalisation, interpolation).
+Each library is asked for what its weights expect (image size, normalisation).
 """
 
 from math import prod
@@ -25,7 +25,6 @@ class Input(NamedTuple):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str
 
 
 def find(model: str) -> tuple[str, str]:
@@ -51,13 +50,12 @@ def published_input(model: str) -> Input:
         import timm
 
         published = timm.get_pretrained_cfg(name)
-        return Input(published.input_size[1], published.mean, published.std,
-                     published.interpolation)  # fmt: skip
+        return Input(published.input_size[1], published.mean, published.std)
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     # torchvision's own switch inside these two networks is left off, and does the same.
     half = name in CONVERTS_INPUT
     mean, std = ((0.5,) * 3,) * 2 if half else (tuple(preset.mean), tuple(preset.std))
-    return Input(preset.crop_size[0], mean, std, preset.interpolation.value)
+    return Input(preset.crop_size[0], mean, std)
 
 
 def network(config: Config, num_classes: int) -> nn.Module:
@@ -70,7 +68,12 @@ def network(config: Config, num_classes: int) -> nn.Module:
     """
     library, name = find(config.model)
     try:
-        model = _timm(name) if library == "timm" else _torchvision(name, config.image_size)
+        if library == "timm":
+            import timm
+
+            model = timm.create_model(name)
+        else:
+            model = _torchvision(name, config.image_size)
         _attach_head(model, config, num_classes)
         for size in {config.image_size, config.start_image_size or config.image_size}:
             count(model, size)
@@ -91,12 +94,6 @@ def _torchvision(name: str, image_size: int) -> nn.Module:
     elif name.startswith("vit_"):
         options = {"image_size": image_size}
     return torchvision.models.get_model(name, weights=None, **options)
-
-
-def _timm(name: str) -> nn.Module:
-    import timm
-
-    return timm.create_model(name)
 
 
 def _attach_head(model: nn.Module, config: Config, num_classes: int) -> None:

@@ -42,8 +42,9 @@ FREEZING = {  # strategy: what it means; a new head is always trained
     "fully_connected": "the dense layers stay as they were",
 }
 
-
+NO_EFFECT = {"name", "runs_root", "tracking", "data_root"}  # parameters that change no result
 MOST = 1_000_000  # epochs, steps, images a step, filters, units: more is a slip of the hand
+MAGIC = re.compile(r"^[%!].*", re.MULTILINE)  # IPython's lines, such as %%time or !pip
 NAME = re.compile(r"[^\W](?:[\w .,+=@()-]{0,98}[\w)])?")  # fit for a folder, and for wandb
 
 
@@ -147,20 +148,20 @@ class Config(BaseModel):
             raise ConfigError(f"'{shown}' is no text: a character of it is not in UTF-8") from None
 
     @classmethod
-    def from_parameters(cls, namespace: dict, also: Iterable[str] = (), **fixed) -> "Config":
+    def from_parameters(cls, namespace: dict, also: Iterable[str] = ()) -> "Config":
         """Read a notebook's parameters from its `globals()`.
 
         Every name assigned in an annotated parameters cell, or in the cell that papermill
         injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
         Those must have the type that they are annotated with, and where `also` is a dict, lie
         between the two ends that it gives for a name. Outside a notebook, every plain value of
-        `namespace` counts. `fixed` adds fields.
+        `namespace` counts.
         """
         types = _parameter_types(namespace)
         ends = also if isinstance(also, dict) else dict.fromkeys(also)
         for name in types.keys() & ends.keys():
             _check_own(name, namespace[name], types[name], ends[name])
-        return cls(**{name: namespace[name] for name in types if name not in ends}, **fixed)
+        return cls(**{name: namespace[name] for name in types if name not in ends})
 
     @classmethod
     def load(cls, path: Path | str) -> "Config":
@@ -174,7 +175,7 @@ class Config(BaseModel):
     @property
     def id(self) -> str:
         """Eight hexadecimal digits of all parameters that can change a result."""
-        chosen = self.model_dump(exclude={"name", "runs_root", "tracking", "data_root"})
+        chosen = self.model_dump(exclude=NO_EFFECT)
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -255,6 +256,11 @@ class Config(BaseModel):
             )
         if self.norm_after_pool and not self.batch_norm:
             raise ValueError("norm_after_pool needs batch_norm")
+        for name in ("filters", "kernel_size", "dense"):
+            value = getattr(self, name)
+            values = value if isinstance(value, list) else [value]
+            if min(values, default=1) < 1 or max(values, default=1) > MOST:
+                raise ValueError(f"{name} must be at least 1 and at most {MOST:,}, not {value}")
         if self.model == "five_blocks":
             self._check_five_blocks()
             if self.start_image_size:
@@ -262,13 +268,9 @@ class Config(BaseModel):
         return self
 
     def _check_five_blocks(self) -> None:
-        for name in ("filters", "kernel_size", "dense"):
-            value = getattr(self, name)
-            if isinstance(value, list) and name != "dense" and len(value) != 5:
-                raise ValueError(f"{name} lists {len(value)} values: give one or five")
-            values = value if isinstance(value, list) else [value]
-            if min(values, default=1) < 1 or max(values, default=1) > MOST:
-                raise ValueError(f"{name} must be at least 1 and at most {MOST:,}, not {value}")
+        for name, values in ("filters", self.filter_list), ("kernel_size", self.kernel_list):
+            if len(values) != 5:
+                raise ValueError(f"{name} lists {len(values)} values: give one or five")
         before = self.image_size
         for block, (kernel, (convolved, pooled)) in enumerate(
             zip(self.kernel_list, self.feature_sizes, strict=True), start=1
@@ -344,8 +346,8 @@ def _parameter_types(namespace: dict) -> dict[str, str]:
     cells: set[str] = set()  # names from the annotated cells
     for source in reversed(namespace["In"]):
         try:
-            statements = ast.parse(source).body
-        except SyntaxError:  # a cell with IPython magic
+            statements = ast.parse(MAGIC.sub("", source)).body
+        except SyntaxError:  # magic inside a line, or another language
             continue
         annotated = [node for node in statements if isinstance(node, ast.AnnAssign)]
         found = dict.fromkeys(name for node in statements for name in _assigned(node))
@@ -355,7 +357,7 @@ def _parameter_types(namespace: dict) -> dict[str, str]:
             names += found
         if annotated:
             cells |= found.keys()
-            here = {node.target.id: ast.unparse(node.annotation) for node in annotated}
+            here = {ast.unparse(n.target): ast.unparse(n.annotation) for n in annotated}
             types = here | types
     return {name: types.get(name, "") for name in dict.fromkeys(names) if name in namespace}
 
@@ -388,9 +390,8 @@ def _sentence(error: dict, values: dict) -> str:
             return f"unknown field '{field}' in {name}{hint or ': possible are epochs, lr, freeze'}"
         name, value = " ".join(filter(None, (field, "in", name))), error["input"]
     if error["type"] == "extra_forbidden":
-        return f"unknown parameter '{name}'" + (
-            did_you_mean(name, Config.model_fields) or "; helpers/runs/config.py lists all parameters"
-        )
+        hint = did_you_mean(name, Config.model_fields)
+        return f"unknown parameter '{name}'{hint or '; helpers/runs/config.py lists all of them'}"
     if not name:
         return error["msg"].removeprefix("Value error, ")
     if isinstance(value, str) and value.lstrip().startswith("["):

@@ -12,22 +12,21 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from typing_extensions import NotRequired, TypedDict
 
 from helpers import ROOT
-from helpers.runs.config import Config, ConfigError
+from helpers.runs.config import NO_EFFECT, Config, ConfigError
 from helpers.runs.files import (
     DamagedFile,
+    checked,
     damaged,
     naming_the_disk,
     read_json,
@@ -36,7 +35,7 @@ from helpers.runs.files import (
     write_atomically,
     write_json,
 )
-from helpers.runs.text import abridge, reason
+from helpers.runs.text import abridge, reason, say_once
 
 START_AGAIN = "delete it and start the run again, which continues from what is whole"
 TRAIN_AGAIN = "start the same training again, which goes on from what is whole"
@@ -102,27 +101,34 @@ class Data(TypedDict):
     classes: list[str]
 
 
-class Best(TypedDict):
+class Checkpoint(TypedDict):
+    """What best.pt and last.pt share."""
+
+    __pydantic_config__ = OPEN
+    model: dict[str, torch.Tensor]
+    config: NotRequired[dict[str, Any]]  # these four are not in files of older versions
+    mean: NotRequired[tuple[float, ...] | list[float]]
+    std: NotRequired[tuple[float, ...] | list[float]]
+    history: NotRequired[list[dict[str, int | float]]]
+
+
+class Best(Checkpoint):
     """best.pt: all that is needed to use the network."""
 
     __pydantic_config__ = OPEN
-    model: dict[str, torch.Tensor]
+    config: dict[str, Any]
     epoch: int
     classes: list[str]
-    config: dict[str, Any]
 
 
-class Last(TypedDict):
+class Last(Checkpoint):
     """last.pt: all that is needed to continue after an epoch."""
 
     __pydantic_config__ = OPEN
-    model: dict[str, torch.Tensor]
+    history: list[dict[str, int | float]]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    history: list[dict[str, float]]
     best: float
-
-NO_EFFECT = {"name", "runs_root", "tracking", "data_root"}  # parameters that change no result
 
 
 @dataclass(frozen=True)
@@ -146,23 +152,23 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """The epochs as dicts of numbers, oldest first; empty before the first one ends."""
-        rows = [
-            {name: value for name, value in row.items() if value != ""}
-            for row in self._read_csv("history.csv")
-        ]
+        rows = self._read_csv("history.csv")
         try:
-            rows = [{name: float(value) for name, value in row.items()} for row in rows]
+            rows = [{name: int(value) if value.isdigit() else float(value)
+                     for name, value in row.items()} for row in rows]  # fmt: skip
             if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
                 raise ValueError("its epochs are not 1, 2, 3 ...")
-            if len({frozenset(row) for row in rows}) > 1:
-                raise ValueError("a value is missing")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, AttributeError, ValueError) as error:
             raise damaged(self.folder / "history.csv", reason(error), START_AGAIN) from None
         return rows
 
     @property
     def metrics(self) -> dict:
         return self._read_json("metrics.json", Metrics)
+
+    @property
+    def data(self) -> dict:
+        return self._read_json("data.json", Data)
 
     @property
     def environment(self) -> dict:
@@ -262,13 +268,13 @@ class Run:
         if not path.exists():
             raise FileNotFoundError(f"{abridge(str(path), 150)} is missing: {TRAIN_AGAIN}")
         content = read_checkpoint(path, Best if name == "best.pt" else Last)
-        if "config" in content:  # not in older files that one continues from
+        if "config" in content:
             try:
                 config = Config(**content["config"])
             except ConfigError as error:
-                raise damaged(self.folder / name, str(error), TRAIN_AGAIN) from None
+                raise damaged(path, str(error), TRAIN_AGAIN) from None
             if (self.folder / "config.json").exists() and config.id != self.config.id:
-                raise damaged(self.folder / name, "it is another run's", TRAIN_AGAIN)
+                raise damaged(path, "it is another run's", TRAIN_AGAIN)
         return content
 
     def whole_checkpoint(self, name: str) -> dict | None:
@@ -290,7 +296,8 @@ class Run:
         if last is not None and best is None:
             print(f"{self.name} starts again: the weights of its best epoch are lost")
             return None
-        if last is None and (self.folder / "last.pt.damaged").exists() and "history" in (best or {}):
+        lost = (self.folder / "last.pt.damaged").exists()
+        if last is None and lost and best is not None and "history" in best:
             print(f"{self.name} continues after its best epoch, {best['epoch']}")
             return best
         return last
@@ -300,7 +307,7 @@ class Run:
 
         Raises ConfigError where they are others than before.
         """
-        known = self._read_json("data.json", Data)
+        known = self.data
         if known and fingerprint and known["fingerprint"] != fingerprint:
             gone = [name for name in known["classes"] if name not in classes]
             new = [name for name in classes if name not in known["classes"]]
@@ -316,17 +323,10 @@ class Run:
 
     def mend(self) -> None:
         """Set aside what cannot be read, so that a training continues from what is whole."""
-        readers: dict[str, Callable] = {
-            "status.json": lambda: self.status,
-            "metrics.json": lambda: self.metrics,
-            "environment.json": lambda: self.environment,
-            "data.json": partial(self._read_json, "data.json", Data),
-            "history.csv": lambda: self.history,
-            "predictions.csv": lambda: self.predictions,
-        }
-        for name, read in readers.items():
+        for name in ("status.json", "metrics.json", "environment.json", "data.json",
+                     "history.csv", "predictions.csv"):  # fmt: skip
             try:
-                read()
+                getattr(self, name.partition(".")[0])
             except DamagedFile as error:
                 self._set_aside(name, error)
         remove_leftovers(self.folder)
@@ -342,9 +342,6 @@ class Run:
         """Read everything but the checkpoints; raises DamagedFile in one sentence."""
         _, _, history, metrics = self.config, self.environment, self.history, self.metrics
         if self._has_best() and self.finished:
-            for name in ("metrics.json", "history.csv"):
-                if not (self.folder / name).exists():
-                    raise damaged(self.folder / name, "it is missing", START_AGAIN)
             if not history:
                 raise damaged(self.folder / "history.csv", "no epoch", START_AGAIN)
             for name in ("train_seconds", "epochs", "params", "trainable", "best_epoch"):
@@ -366,12 +363,9 @@ def read_checkpoint(path: Path, kind: Any = Best) -> dict:
             if broken := pack.testzip():
                 raise ValueError(f"{broken} was changed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return TypeAdapter(kind).validate_python(content)
+        return checked(content, kind)
     except FileNotFoundError:
         raise
-    except ValidationError as error:
-        first = error.errors()[0]
-        trouble = f"no checkpoint of a run: {'.'.join(map(str, first['loc']))} {first['msg']}"
     except pickle.UnpicklingError as error:
         trouble = "it is no file of weights"
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
@@ -401,13 +395,9 @@ def open_run(config: Config) -> Run:
         run.write_json("config.json", kept["config"])
     else:
         run.mend()
-    old = run.config
-    if old.id != config.id:
-        changed = [
-            f"{field} {value!r} -> {getattr(config, field)!r}"
-            for field, value in old.model_dump().items()
-            if value != getattr(config, field)
-        ]
+    if run.config.id != config.id:
+        old, new = (each.model_dump(exclude=NO_EFFECT) for each in (run.config, config))
+        changed = [f"{key} {old[key]!r} -> {new[key]!r}" for key in old if old[key] != new[key]]
         more = f"; to train it further, give a new run weights = '{name}'"
         raise ConfigError(
             f"name '{name}' already holds a run with other parameters "
@@ -417,9 +407,6 @@ def open_run(config: Config) -> Run:
     return run
 
 
-_told: set[str] = set()  # of damaged runs; each is named once
-
-
 def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
     """List the finished runs below `runs_root` whose configuration has these parameters.
 
@@ -427,9 +414,7 @@ def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
     """
     runs, bad = read_runs(runs_root)
     for trouble in bad:
-        if trouble not in _told:
-            print(f"left out: {trouble}")
-            _told.add(trouble)
+        say_once(f"left out: {trouble}")
     return [run for run in runs if all(getattr(run.config, k) == v for k, v in parameters.items())]
 
 

@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from functools import cache
 from urllib.parse import unquote
 
 LONGEST = 300  # characters of an error's message
@@ -40,6 +41,12 @@ def reason(error: BaseException, longest: int = LONGEST) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
     first = str(error).strip().partition("\n")[0].strip()
     return abridge(for_terminal(first or type(error).__name__), longest)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line, but not again in this process."""
+    print(text)
 
 
 def without_secrets(text: object, address: str) -> str:

@@ -25,6 +25,7 @@ from helpers.models.graph import UNFOLLOWED, fold, trace
 from helpers.runs.config import Config
 from helpers.runs.files import reserve
 from helpers.runs.progress import tqdm
+from helpers.runs.text import reason
 
 RANDOM = ("Dropout", "DropPath", "StochasticDepth", "BatchNorm", "RReLU")  # in training mode
 WORTHWHILE = 0.2  # share of the network's MACs in the frozen beginning
@@ -93,7 +94,7 @@ class Features:
         }
 
 
-def prepare(values: torch.Tensor, _: int = 0) -> torch.Tensor:
+def prepare(values: torch.Tensor, _: int) -> torch.Tensor:
     """Lay maps (N, C, H, W) out with channels last; vectors stay as they are."""
     return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
@@ -115,7 +116,7 @@ def compute(
     try:
         parts = split(model, config.image_size)
     except UNFOLLOWED as error:
-        return _plain_way(f"{config.model} cannot be cut ({str(error).splitlines()[0]})")
+        return _plain_way(f"{config.model} cannot be cut ({reason(error)})")
     if parts is None:
         return None
     beginning, rest, up_to = parts
@@ -161,8 +162,8 @@ def compute(
     return Features(rest, sets[0], sets[1][0], up_to, time.perf_counter() - started)
 
 
-def _plain_way(reason: str) -> None:
-    print(f"The frozen part runs again at every epoch, which is slow: {reason}")
+def _plain_way(why: str) -> None:
+    print(f"The frozen part runs again at every epoch, which is slow: {why}")
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Tensor | None:

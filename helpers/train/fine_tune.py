@@ -54,7 +54,7 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
         elif way == SCRATCH:
             changes, name = {"weights": "none", "freeze": "nothing", "stages": []}, way
         else:
-            changes, name = {"freeze": way}, way
+            changes, name = {"freeze": way}, str(way)
         own = f"{config.name}-{re.sub(r'[^0-9A-Za-z_.-]+', '-', name)}" if config.name else ""
         found[name] = config.replace(**changes, name=own)
     return found

@@ -116,11 +116,12 @@ def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | No
     return run
 
 
-def choose_run(name: str, dataset: str) -> Run:
+def choose_run(name: str, dataset: str, data_root: str = "") -> Run:
     """Return the run `runs/name`, or with an empty name the best on validation of a data set.
 
-    Where no run of that data set has finished, the default network is trained on it first.
-    Raises FileNotFoundError when the named run does not exist or has not finished.
+    Where no run of that data set has finished, the default network is trained on it first, with
+    the images that `data_root` may hold. Raises FileNotFoundError when the named run does not
+    exist or has not finished.
     """
     if name:
         # `runs` may not exist yet, or be a link: `..` leads out of it all the same.
@@ -132,7 +133,7 @@ def choose_run(name: str, dataset: str) -> Run:
     run = best_run(dataset=dataset)
     if run is None:
         print(f"No finished run of {dataset} yet: training the default network first")
-        run = train(Config(dataset=dataset))
+        run = train(Config(dataset=dataset, data_root=data_root))
     return run
 
 
@@ -313,45 +314,37 @@ class Training:
             self.feature_summaries[row["stage"]] = self.features.summary(
                 sum(r["images"] for r in rows), len(rows)
             )
-        is_best = not len(self.val) or self._score(row) > self.best
-        if is_best and len(self.val):
-            self.best = self._score(row)
+        score = self._score(row) if len(self.val) else -math.inf
+        is_best = not len(self.val) or row["epoch"] == 1 or score > self.best
+        self.best = max(self.best, score)
         if self.writes:
-            if is_best:
-                self.run.write_checkpoint("best.pt", self._best_checkpoint())
-            self.run.write_checkpoint("last.pt", self._last_checkpoint())
+            self._write_checkpoints(is_best)
             self.run.write_csv("history.csv", self.history)
 
-    def _best_checkpoint(self) -> dict:
-        """Return all that is needed to use the network, without any other file or run."""
-        return {
+    def _write_checkpoints(self, is_best: bool) -> None:
+        """Write best.pt, which needs no other file or run to be used, and last.pt, to continue."""
+        shared = {
             "model": self.model.state_dict(),
-            "epoch": self.history[-1]["epoch"],
-            "classes": self.train.classes,
-            "config": self.config.model_dump(),
             "mean": self.model.mean,
             "std": self.model.std,
             "history": self.history,
+            "config": self.config.model_dump(),
         }
-
-    def _last_checkpoint(self) -> dict:
-        """Return all that is needed to continue after this epoch."""
-        return {
-            "model": self.model.state_dict(),
-            "mean": self.model.mean,
-            "std": self.model.std,
+        if is_best:
+            own = {"epoch": self.history[-1]["epoch"], "classes": self.train.classes}
+            self.run.write_checkpoint("best.pt", shared | own)
+        own = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict(),
-            "history": self.history,
             "best": self.best,
             "features": self.feature_summaries,
-            "config": self.config.model_dump(),
         }
+        self.run.write_checkpoint("last.pt", shared | own)
 
     def _restore(self, checkpoint: dict) -> None:
         models.load_weights(self.model, checkpoint["model"], self.run.folder / "last.pt")
-        if "mean" in checkpoint:  # older ones lack it
+        if "mean" in checkpoint:  # not in files of older versions
             self.model.mean, self.model.std = checkpoint["mean"], checkpoint["std"]
         self.history = checkpoint["history"]
         scores = [self._score(row) for row in self.history] if len(self.val) else []
@@ -387,9 +380,10 @@ class Training:
         self.run.set_status("finished", **stopped)
 
     def _score(self, row: dict) -> float:
-        """Return the monitored figure, larger is better."""
-        monitor = self.config.monitor
-        return -row[monitor] if monitor == "val_loss" else row[monitor]
+        """Return the monitored figure, larger is better; a loss that is no number is the worst."""
+        if self.config.monitor == "val_accuracy":
+            return row["val_accuracy"]
+        return -math.inf if math.isnan(row["val_loss"]) else -row["val_loss"]
 
     def _is_over(self, number: int) -> bool:
         """Say whether a stage has had its epochs, or used up early stopping's patience."""
