@@ -1,6 +1,7 @@
 """The batch finishes every row, whatever is killed on the way, and leaves nothing running."""
 
 import fcntl
+import importlib
 import json
 import os
 import signal
@@ -157,6 +158,11 @@ def test_only_one_batch_works_on_a_report(home, capsys):
         assert batch.main(arguments) == 2
     assert "another batch works on R9" in capsys.readouterr().err
     assert calls(home) == []
+
+
+def test_a_batch_needs_no_module_that_windows_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    importlib.reload(batch)
 
 
 def test_dry_run_writes_parameters_and_runs_nothing(home, capsys):

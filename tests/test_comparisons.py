@@ -41,7 +41,7 @@ def groups(tmp_path):
         make_row("split", lr=0.1, val_fraction=0.3),
     ]
     hits = {"base": [1] * 30 + [0] * 10, "dropout": [1] * 10 + [0] * 30, "both": [1] * 40,
-            "split": [1] * 40}  # fmt: skip
+            "split": [1] * 41}  # fmt: skip
     for row in rows:
         for name, parameters in row.points.items():
             save(Run(tmp_path / "R9" / name), config_of(row, parameters), hits[row.name])
@@ -69,6 +69,14 @@ def test_seeds_are_compared_in_pairs_and_on_the_test_set_where_it_is_open(tmp_pa
         ]  # fmt: skip
     (line,) = comparisons.one_choice_changed(groups)
     assert ": +0.0 points" in line and line.endswith("on test images, no evidence.")
+
+
+def test_rows_that_saw_other_images_are_not_compared(groups):
+    """Somebody added images between two trainings."""
+    (run,) = groups["dropout"]
+    others = [row | {"path": f"new/{row['path']}"} for row in run.predictions]
+    run.write_predictions("val", others)
+    assert comparisons.one_choice_changed(groups) == []
 
 
 def test_figures_are_drawn_of_several_rows(groups):

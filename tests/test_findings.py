@@ -144,6 +144,16 @@ def test_plan_is_smallest_for_two_parameters(write):
     assert planned == {(True, 0.2), (False, 0.0)}
 
 
+def test_plan_of_runs_without_validation_images_goes_by_their_own_metric(write):
+    """Of the two that could be completed first, the one with the smaller loss is."""
+    runs = [write([0.3], batch_norm=norm, dropout=d) for norm, d in [(True, 0.0), (False, 0.2)]]
+    for run, loss in zip(runs, (0.1, 0.9), strict=True):
+        run.write_csv("history.csv", [{"epoch": 1, "train_loss": loss}])
+        run.set_status("finished")
+    (first, second) = plan(runs, 2, "train_loss")
+    assert [(c.batch_norm, c.dropout) for c in (first, second)] == [(False, 0.0), (True, 0.2)]
+
+
 def test_plan_leaves_out_ranges_and_what_cannot_work(write):
     runs = [write([0.3], lr=0.001 * (i + 1), dense=8 * (1 + i % 2), batch_norm=True,
                   norm_after_pool=i < 3) for i in range(6)]  # fmt: skip
@@ -205,6 +215,16 @@ def test_interaction_is_the_difference_of_differences(write):
     assert found.squares == 3 and found.is_evidence
     assert found.mean == pytest.approx(0.2, abs=0.02) and found.low < found.mean < found.high
     assert isinstance(figures.interaction(runs, "batch_norm", "lr"), Figure)
+
+
+def test_interaction_of_runs_that_were_ended_early_is_that_of_the_epochs_of_all(write):
+    runs = [
+        write([0.3, 0.9], batch_norm=norm, dropout=dropout)
+        for norm, dropout in [(True, 0.0), (True, 0.2), (False, 0.0)]
+    ]
+    runs.append(write([0.3], stopped_at=1, batch_norm=False, dropout=0.2))
+    (found,) = findings.interactions(runs)
+    assert found.squares == 1 and found.mean == 0
 
 
 def test_no_square_is_no_interaction(write):

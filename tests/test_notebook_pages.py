@@ -44,6 +44,7 @@ def notebook():
     return new_notebook(
         cells=[
             new_markdown_cell("[![Open in Colab](https://example.org/badge.svg)](https://x.org)"),
+            new_markdown_cell('<img alt="without a source">'),
             new_markdown_cell("Inline $k^2$ and\n\n$$\\sum_{i=1}^n x_i$$\n\ncost 3 $."),
             new_code_cell("print('x < y')", outputs=outputs),
         ],

@@ -89,3 +89,5 @@ def test_recorded_counts_are_the_same_here(runs, capsys):
     said = capsys.readouterr().out
     assert "| R5/counts_resnet34 | parameters | 21336485 | 21336486 | +1 | differs |" in said
     assert "1 of 2 recorded counts are the same here" in said
+    results.main(["record", "--runs-root", str(runs / "elsewhere")])  # counts nothing, loses none
+    assert len(results.load("counts.csv")) == 2

@@ -1,6 +1,8 @@
 """Sweeps: every point once, continued, ended early, shared out; mistakes change nothing."""
 
+import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -222,6 +224,27 @@ def test_a_sweep_of_which_nothing_finished_says_why(write, config, curves):
         result.best  # noqa: B018  (it is a property)
 
 
+def test_a_run_whose_metric_was_never_finite_has_failed_and_is_not_the_best(write, config, curves):
+    trained = curves(lambda config: [math.nan, math.inf] if config.dropout == 0 else [0.3])
+    path = write(metric={"name": "val_loss", "goal": "minimize"})
+    result = sweep.run(path, config)
+    assert len(trained) == 6 and len(result.runs) == 3 and result.best.config.dropout == 0.2
+    assert set(result.failed.values()) == {"val_loss was never a finite number"}
+    assert result.value(result.best) == 0.7
+
+
+def test_a_sweep_runs_where_files_cannot_be_locked_or_linked(write, config, curves, monkeypatch):
+    """As on Windows, where a link needs rights that few people have."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    trained = curves(lambda config: [0.3])
+    monkeypatch.setattr(queue, "fcntl", None)
+    monkeypatch.setattr(os, "symlink", refuse)
+    assert len(sweep.run(write(), config).runs) == len(trained) == 6
+
+
 def test_error_in_the_code_stops_the_sweep(write, config, curves):
     def curve(config):
         raise RuntimeError("a mistake")
@@ -316,6 +339,19 @@ def test_dry_run_counts_points_and_trains_one_epoch(write, config, tmp_path, mon
     assert find_runs(tmp_path) == []
     monkeypatch.setattr(runner, "train", None)  # asked again, it says the same without training
     assert sweep.preview(path, config, workers=2) == text
+
+
+def test_dry_run_takes_the_first_point_that_works_and_the_most_epochs(write, config, curves):
+    trained = curves(lambda config: [0.3])
+    path = write(
+        method="random", run_cap=6,
+        parameters={"batch_norm": {"values": [False, True]}, "norm_after_pool": {"value": True},
+                    "epochs": {"min": 3, "max": 9}},
+    )  # fmt: skip
+    assert "6 runs of up to 9 epochs" in sweep.preview(path, config)
+    assert [c.batch_norm for c in trained] == [True]
+    with pytest.raises(ConfigError, match="workers = 0 should be at least 1"):
+        sweep.preview(path, config, workers=0)
 
 
 @pytest.mark.parametrize(

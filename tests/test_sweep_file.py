@@ -222,6 +222,16 @@ def test_combinations_that_cannot_work(read):
         read(search(lr={"value": 0.1}), Config(val_fraction=0))
 
 
+def test_combinations_that_work_are_found_behind_many_that_do_not(read):
+    many = {"values": [round(0.01 * n, 2) for n in range(1, 16)]}
+    content = search(batch_norm={"values": [False, True]}, dropout=many, lr=many,
+                     norm_after_pool={"value": True})  # fmt: skip
+    assert read(content).example["batch_norm"] is True
+    content["parameters"]["batch_norm"] = {"value": False}
+    with pytest.raises(ConfigError, match="norm_after_pool needs batch_norm"):
+        read(content)
+
+
 def test_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "first.yaml").touch()
     with pytest.raises(FileNotFoundError, match="did you mean 'first.yaml'"):

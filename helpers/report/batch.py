@@ -12,10 +12,8 @@ or continue.
 """
 
 import argparse
-import fcntl
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +24,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from tqdm import tqdm
+from filelock import FileLock, Timeout
 
 from helpers import ROOT
 from helpers.report import rows
@@ -34,6 +32,7 @@ from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
 from helpers.runs.config import ConfigError
 from helpers.runs.files import CannotWrite, naming_the_disk, readable_json
+from helpers.runs.progress import tqdm
 from helpers.runs.text import for_terminal
 
 MARK = "FIVE_BLOCKS_BATCH"  # in the environment of all that an execution starts: its folder
@@ -48,32 +47,42 @@ def run(executions: list[Execution], jobs: int = 1) -> list[Execution]:
     """
     failed: list[Execution] = []
     running: list[Execution] = []
-    with ExitStack() as locks:
+    with ExitStack() as stack:
         for folder in sorted({execution.folder.parent for execution in executions}):
-            _lock(folder, locks)
+            _lock(folder, stack)
             stop(folder)
         waiting = [execution for execution in executions if not execution.finished]
-        table = _Table(executions, len(waiting))
+        done = len(executions) - len(waiting)
+        print(f"{len(waiting)} of {len(executions)} executions to run, {done} finished before")
+        bar = stack.enter_context(
+            tqdm(total=len(executions), initial=done, unit="row", smoothing=0, disable=None)
+        )
+
+        def end(execution: Execution, state: str, reason: str) -> None:
+            execution.set_status(state, reason)
+            if state == "failed":
+                failed.append(execution)
+            bar.update()
+            _say(bar, execution, state, reason)
+
         try:
             for execution in [one for one in waiting if one.row.counts]:
                 waiting.remove(execution)
-                state, reason = _count(execution)
-                failed += [execution] if state == "failed" else []
-                table.say(execution, state, reason)
+                end(execution, *_count(execution))
             while waiting or running:
                 while waiting and len(running) < jobs:
                     running.append(waiting.pop(0))
                     running[-1].write_parameters()
                     _start(running[-1], jobs)
-                    table.say(running[-1], "started", running[-1].changes)
+                    if bar.disable:
+                        _say(bar, running[-1], "started", running[-1].changes)
                 for execution in list(running):
                     state, reason = _look(execution, jobs)
                     if state != "running":
                         running.remove(execution)
-                        execution.set_status(state, **({"reason": reason} if reason else {}))
-                        failed += [execution] if state == "failed" else []
-                        table.say(execution, state, reason)
-                table.show(running, len(waiting))
+                        end(execution, state, reason)
+                if not bar.disable:
+                    bar.set_postfix_str("; ".join(map(_progress, running)))
                 time.sleep(0.2)
         finally:
             for execution in running:
@@ -81,7 +90,7 @@ def run(executions: list[Execution], jobs: int = 1) -> list[Execution]:
             for execution in running:
                 with suppress(CannotWrite):  # a full disk has said so already
                     execution.set_status("interrupted")
-                table.say(execution, "interrupted")
+                _say(bar, execution, "interrupted")
     return failed
 
 
@@ -103,17 +112,15 @@ def stop(folder: Path) -> None:
     psutil.wait_procs(found, timeout=10)
 
 
-def _lock(folder: Path, locks: ExitStack) -> None:
+def _lock(folder: Path, stack: ExitStack) -> None:
     """Hold a report's folder while this batch lives; at its death the system lets go of it."""
-    with naming_the_disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = locks.enter_context((folder / ".lock").open("w"))
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ExperimentError(
-            f"another batch works on {folder.name}: wait for it, or stop it"
-        ) from None
+        with naming_the_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+    except Timeout:
+        text = f"another batch works on {folder.name}: wait for it, or stop it"
+        raise ExperimentError(text) from None
 
 
 def _start(execution: Execution, jobs: int) -> None:
@@ -146,7 +153,6 @@ def _count(execution: Execution) -> tuple[str, str]:
     except Exception as error:  # this row's mistake is not the other rows'
         state, reason = "failed", f"{type(error).__name__}: {error}"
     execution.seconds = time.monotonic() - begun
-    execution.set_status(state, **({"reason": reason} if reason else {}))
     return state, reason
 
 
@@ -167,11 +173,10 @@ def _look(execution: Execution, jobs: int) -> tuple[str, str]:
     else:
         stop(execution.folder)  # a kernel may outlive its papermill
         reason = _error(execution.paths(execution.step)[1])
-        if reason or execution.attempt == ATTEMPTS:
-            return (
-                "failed",
-                reason or f"papermill ended with {code}: see {execution.folder}/log.txt",
-            )
+        if reason:
+            return "failed", reason
+        if execution.attempt == ATTEMPTS:
+            return "failed", f"papermill ended with {code}: see {execution.folder}/log.txt"
         execution.attempt += 1
     _start(execution, jobs)
     return "running", ""
@@ -179,8 +184,6 @@ def _look(execution: Execution, jobs: int) -> tuple[str, str]:
 
 def _error(notebook: Path) -> str:
     """Return the error of an executed notebook's last cell that has one; "" for none."""
-    if not notebook.exists():
-        return ""
     content = readable_json(notebook, dict) or {}  # papermill may be killed while it writes
     outputs = [
         output
@@ -191,58 +194,22 @@ def _error(notebook: Path) -> str:
     return " ".join(f"{outputs[-1]['ename']}: {outputs[-1]['evalue']}".split()) if outputs else ""
 
 
-class _Table:
-    """Tell how far a batch is: a live table on a terminal, elsewhere a line an event."""
-
-    def __init__(self, executions: list[Execution], todo: int):
-        self.total, self.todo = len(executions), todo
-        self.width = max(len(execution.label) for execution in executions)
-        self.live = sys.stdout.isatty()
-        self.begun = time.monotonic()
-        self.lines = 0
-        print(f"{todo} of {self.total} executions to run, {self.total - todo} finished before")
-
-    def say(self, execution: Execution, state: str, remark: str = "") -> None:
-        """Print an event that stays."""
-        if self.live and state == "started":
-            return
-        self._clear()
-        seconds = f"{execution.seconds:.0f} s" if state != "started" else ""
-        line = f"{execution.label:{self.width}}  {state:11} {seconds:>7}  {remark}"
+def _say(bar: tqdm, execution: Execution, state: str, remark: str = "") -> None:
+    """Print an event, which stays above the bar."""
+    seconds = f"{execution.seconds:.0f} s" if state != "started" else ""
+    line = f"{execution.label:36}  {state:11} {seconds:>7}  {remark}"
+    with bar.external_write_mode():
         print(line.rstrip(), flush=True)
-
-    def show(self, running: list[Execution], waiting: int) -> None:
-        """Redraw what runs now, what is done and the time left."""
-        if not self.live:
-            return
-        done = self.todo - len(running) - waiting
-        passed = time.monotonic() - self.begun
-        left = tqdm.format_interval(passed / done * (self.todo - done)) if done else "?"
-        lines = [f"{execution.label:{self.width}}  {_progress(execution)}" for execution in running]
-        lines.append(
-            f"{self.total - self.todo + done} of {self.total} done in "
-            f"{tqdm.format_interval(passed)}, {left} left"
-        )
-        self._clear()
-        columns = shutil.get_terminal_size().columns
-        print("\n".join(line[: columns - 1] for line in lines), flush=True)
-        self.lines = len(lines)
-
-    def _clear(self) -> None:
-        if self.lines:
-            print(f"\x1b[{self.lines}F\x1b[J", end="")
-        self.lines = 0
 
 
 def _progress(execution: Execution) -> str:
-    notebook, parameters = execution.steps[execution.step]
+    """Say in a few words how far an execution is."""
+    _, parameters = execution.steps[execution.step]
     epochs = sum(stage["epochs"] for stage in parameters.get("stages", []))
     epochs = epochs or parameters.get("epochs", "?")
     trained = len(execution.run.history)
     where = f"{trained} of {epochs} epochs" if trained else "starting"
-    if execution.step:
-        where = "test set"
-    return f"{notebook}, {where}, {execution.seconds:.0f} s"
+    return f"{execution.label}, {'test set' if execution.step else where}"
 
 
 def _summary(executions: list[Execution], failed: list[Execution]) -> str:
@@ -317,7 +284,7 @@ def _read(options: argparse.Namespace) -> list[Execution]:
         if not equals:
             raise ExperimentError(f"--set {pair} should be NAME=VALUE, such as epochs=1")
         changes[name] = yaml.safe_load(value)
-    known = [row for path in options.files for row in rows.load(path)]
+    known = [row for path in dict.fromkeys(options.files) for row in rows.load(path)]
 
     def fits(row: rows.Row, name: str) -> bool:
         return fnmatch(row.name, options.rows) or fnmatch(name, options.rows)
@@ -326,13 +293,8 @@ def _read(options: argparse.Namespace) -> list[Execution]:
     if not wanted:
         names = ", ".join(row.name for row in known)
         raise ExperimentError(f"--rows {options.rows} fits none of {names}")
-    executions = [
-        execution
-        for execution in plan(wanted, options.dataset, changes, options.runs_root)
-        if fits(execution.row, execution.name)
-    ]
-    unique = {execution.folder: execution for execution in executions}
-    return list(unique.values())
+    executions = plan(wanted, options.dataset, changes, options.runs_root)
+    return [execution for execution in executions if fits(execution.row, execution.name)]
 
 
 if __name__ == "__main__":

@@ -51,10 +51,11 @@ def one_choice_changed(groups: dict[str, list[Run]]) -> list[str]:
         if len(changed) != 1 or not pairs:
             continue
         split = "test" if all("test" in run.metrics for pair in pairs for run in pair) else "val"
-        if split == "val" and changed == ["val_fraction"]:
-            continue  # not the same images
         (first, second), (key,) = zip(*pairs, strict=True), changed
-        found = compare_runs(list(first), list(second), split)
+        try:
+            found = compare_runs(list(first), list(second), split)
+        except ValueError:  # not measured on the same images
+            continue
         there, before = (shorten(getattr(run.config, key)) for run in (others[0], runs[0]))
         images = "test" if split == "test" else "validation"
         choice = f"{key.replace('_', ' ')} {there} instead of {before}"

@@ -117,11 +117,13 @@ class Execution:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             write_atomically(path, text.encode())
 
-    def set_status(self, state: str, **more) -> None:
+    def set_status(self, state: str, reason: str = "") -> None:
         """Write status.json; `state` is running, finished, failed or interrupted."""
-        changes = {"changes": self.changes} if self.changes else {}
-        seconds = round(self.seconds, 1)
-        status = {"state": state, "time": now(), "seconds": seconds, **changes, **more}
+        status = {"state": state, "time": now(), "seconds": round(self.seconds, 1)}
+        if self.changes:
+            status["changes"] = self.changes
+        if reason:
+            status["reason"] = reason
         write_json(self.folder / "status.json", {**status, "steps": self._described})
 
 
@@ -130,12 +132,12 @@ def plan(
 ) -> list[Execution]:
     """List the executions of rows; raises ExperimentError before anything is written.
 
-    `dataset` replaces the rows' own, `changes` their other parameters where they have them; rows
-    that count stay as they are. With an embedded data set, images are as small as the network
+    `dataset` and `changes` replace what rows that train or sweep have themselves; the others stay
+    as they are. With an embedded data set, images are as small as the network
     takes and no weights are downloaded.
     """
     changes = changes or {}
-    known = {*Config.model_fields, *(n for r in rows for n in _parameters(r))}
+    known = {*Config.model_fields, *(n for row in rows for n in _parameters(row))}
     for name in changes:
         if name not in known:
             raise ExperimentError(f"--set: unknown parameter '{name}'{did_you_mean(name, known)}")
@@ -159,13 +161,12 @@ def _parameters(row: Row) -> dict[str, str]:
 def _plan_one(
     row: Row, name: str, parameters: dict, dataset: str, changes: dict, runs_root: str
 ) -> Execution:
-    stays = row.counts or "dataset" not in _parameters(row)
+    stays = row.notebook not in (SWEEPING, *TRAINING)
+    known = _parameters(row)
     report = rows.folder_of(row.report, "" if stays else Path(dataset).name)
     run = Run(ROOT / runs_root / report / name)
-    drawn = dataset in EMBEDDED and not stays
     folder = ROOT / runs_root / "batch" / report / name
-    remarks: list[str] = []
-    sweep = None
+    sweep, remarks = None, ""
     if not stays:
         parameters, sweep, remarks = _change(row, parameters, dataset, changes)
     if sweep:
@@ -173,49 +174,45 @@ def _plan_one(
     if row.notebook == SWEEPING:
         run = Run(run.folder.parent / "sweeps" / Path(parameters["sweep"]).stem)  # holds its runs
         parameters = {**parameters, "runs_root": f"{runs_root}/{report}"}
-    elif "name" in _parameters(row):
+    elif "name" in known:
         parameters = {**parameters, "name": name, "runs_root": f"{runs_root}/{report}"}
-    if row.notebook in TRAINING:
-        _check_run(run, rows.config_of(row, parameters))
     if row.notebook in (COUNTING, *TRAINING):
         config = rows.config_of(row, parameters)
+        _check_run(run, config)
         # A row is Config's defaults and what it says, whatever defaults the notebook has.
-        shown = {n: v for n, v in config.model_dump().items() if n in _parameters(row)}
-        parameters = {**shown, **parameters}
+        parameters = {**{n: v for n, v in config.model_dump().items() if n in known}, **parameters}
     steps = [(row.notebook, parameters)]
     if row.test:
         steps.append((TESTING, {"run": os.path.relpath(run.folder, ROOT / "runs")}))
-    return Execution(row, name, folder, run, steps, "; ".join(remarks), sweep, drawn)
+    drawn = dataset in EMBEDDED and not stays
+    return Execution(row, name, folder, run, steps, remarks, sweep, drawn)
 
 
 def _change(
     row: Row, parameters: dict, dataset: str, changes: dict
-) -> tuple[dict, dict | None, list[str]]:
+) -> tuple[dict, dict | None, str]:
     """Return changed parameters, a sweep's changed file, and what was changed in words."""
-    remarks = [f"{dataset}, not the report's data"] if dataset else []
+    sweep = None
     if row.notebook == SWEEPING:
         content = yaml.safe_load((ROOT / parameters["sweep"]).read_text(encoding="utf-8"))
         given = content["parameters"]
         old = {name: entry["value"] for name, entry in given.items() if "value" in entry}
         varied = {n: e["values"] for n, e in given.items() if n in NETWORK and "values" in e}
         new = _adapt(old, dataset, changes, varied)
-        content["parameters"] = {**given, **{name: {"value": v} for name, v in new.items()}}
-        result = dict(parameters), (content if new != old else None)
-    elif row.notebook in TRAINING:
-        old, new = parameters, _adapt(parameters, dataset, changes)
-        result = new, None
+        if new != old:
+            fixed = {name: {"value": value} for name, value in new.items()}
+            sweep = {**content, "parameters": {**given, **fixed}}
+        parameters = dict(parameters)
     else:
-        own = {**changes, **({"dataset": dataset} if dataset else {})}
-        old, new = (
-            parameters,
-            {**parameters, **{n: v for n, v in own.items() if n in _parameters(row)}},
-        )
-        result = new, None
-    different = [n for n in {**old, **new} if old.get(n) != new.get(n) and n != "dataset"]
-    return *result, remarks + [f"{name} {new.get(name)}" for name in different]
+        old, new = parameters, _adapt(parameters, dataset, changes, {})
+        parameters = new
+    words = [f"{dataset}, not the report's data"] if dataset else []
+    words += [f"{name} {new.get(name)}" for name in {**old, **new}
+              if old.get(name) != new.get(name) and name != "dataset"]  # fmt: skip
+    return parameters, sweep, "; ".join(words)
 
 
-def _adapt(parameters: dict, dataset: str, changes: dict, varied: dict | None = None) -> dict:
+def _adapt(parameters: dict, dataset: str, changes: dict, varied: dict[str, list]) -> dict:
     """Put another data set and other values into a training's parameters.
 
     Images are large enough for every combination of the `varied` values of `NETWORK`.
@@ -226,12 +223,10 @@ def _adapt(parameters: dict, dataset: str, changes: dict, varied: dict | None = 
             new["weights"] = "none"
         new.pop("start_image_size", None)
         if "image_size" not in changes:
-            network = {name: new[name] for name in NETWORK if name in new}
-            varied = varied or {}
-            every = itertools.product(*varied.values())
-            points = [dict(zip(varied, values, strict=True)) for values in every]
+            choices = {**{name: [new[name]] for name in NETWORK if name in new}, **varied}
             new["image_size"] = max(
-                _smallest_image_size(json.dumps({**network, **point})) for point in points
+                _smallest_image_size(json.dumps(dict(zip(choices, values, strict=True))))
+                for values in itertools.product(*choices.values())
             )
     new |= changes
     if "epochs" in changes and new.get("stages"):

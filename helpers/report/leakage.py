@@ -12,7 +12,7 @@ from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set
 from helpers.evaluate.intervals import Difference, difference_of_shares
 from helpers.runs.config import Config
-from helpers.runs.files import lock
+from helpers.runs.files import lock, making
 from helpers.runs.folder import Run
 from helpers.train.loop import train
 
@@ -85,20 +85,18 @@ def _copy_images(kind: str) -> Path:
     with lock(folder, f"copying images for {kind}"):
         if folder.exists():
             return folder
-        temporary = folder.with_name(f".{kind}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        for label, name in enumerate(source.classes):
-            trained, tested = ([path for path, of in entries if of == label]
-                               for entries in (source.train, source.test))  # fmt: skip
-            half = len(tested) // 2
-            replaced = half if kind == "leaking" else 0
-            copies = [(path, "train", "") for path in trained[: TRAINED - replaced]]
-            copies += [(path, "train", LEAKED) for path in tested[:replaced]]
-            copies += [(path, "test", LEAKED) for path in tested[:half]]
-            copies += [(path, "test", "") for path in tested[half:]]
-            for path, split, mark in copies:
-                copy = temporary / split / name / f"{mark}{Path(path).name}"
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source.folder / path, copy)
-        temporary.rename(folder)
+        with making(folder) as temporary:
+            for label, name in enumerate(source.classes):
+                trained, tested = ([path for path, of in entries if of == label]
+                                   for entries in (source.train, source.test))  # fmt: skip
+                half = len(tested) // 2
+                replaced = half if kind == "leaking" else 0
+                copies = [(path, "train", "") for path in trained[: TRAINED - replaced]]
+                copies += [(path, "train", LEAKED) for path in tested[:replaced]]
+                copies += [(path, "test", LEAKED) for path in tested[:half]]
+                copies += [(path, "test", "") for path in tested[half:]]
+                for path, split, mark in copies:
+                    copy = temporary / split / name / f"{mark}{Path(path).name}"
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source.folder / path, copy)
     return folder

@@ -17,15 +17,13 @@ The rules:
   *others'* where it is of another source; rows of our own have none and are shown.
 """
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers import ROOT
 from helpers.report.executions import read_status
-from helpers.report.results import recorded
+from helpers.report.results import csv_of, recorded
 from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
 from helpers.runs.folder import Run
 from helpers.runs.text import for_markdown
@@ -46,7 +44,7 @@ class Entry:
     report: str
     row: str
     measure: str
-    kind: str  # of experiments.KINDS; "": a row of our own
+    kind: str  # of rows.KINDS; "": a row of our own
     stated: float | str | None  # the figure, rounded ("3.4 M") or not; None: a row of our own
     values: tuple[float, ...]  # one a run; one for a count; empty: not run
     verdict: str
@@ -126,10 +124,10 @@ def ledger(runs_root: str = "runs") -> list[Entry]:
     return [entry for row in load_all() for entry in entries_of(row, runs_root)]
 
 
-def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Entry]:
-    """Return an entry for each figure of a row; on other data they are not judged."""
-    counts = counts_of(row, runs_root) if row.counts else None
-    runs = [] if row.counts else runs_of(row, dataset, runs_root)
+def entries_of(row: Row, runs_root: str = "runs") -> list[Entry]:
+    """Return an entry for each figure of a row; runs on other data are no measurement of it."""
+    counts = counts_of(row, runs_root)
+    runs = [] if row.counts else runs_of(row, runs_root=runs_root)
     own = [("", measure, None) for measure in OWN] if row.notebook in TRAINING else []
     found = []
     for kind, measure, stated in list(row.figures()) or own:
@@ -148,9 +146,7 @@ def entries_of(row: Row, runs_root: str = "runs", dataset: str = "") -> list[Ent
         wrong = row.wrong.get(measure) if kind == "stated" else None
         verdict = judge(measure, stated, values, wrong.right if wrong else None)
         remark = wrong.why if wrong else ""
-        if dataset and values:
-            verdict, remark = NOT_JUDGED, f"on {dataset}, not the report's data"
-        elif verdict == "not run":
+        if verdict == "not run":
             file = f"experiments/{row.report.lower()}.yaml"
             remark = f"python -m helpers.report.batch {file} --rows {row.name}"
             reason = reason_of(row, runs_root)
@@ -189,13 +185,9 @@ def reason_of(row: Row, runs_root: str = "runs") -> str:
 
 def to_csv(entries: list[Entry]) -> str:
     """Return the ledger as CSV, a line a figure, numbers without thousands separators."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for entry in entries:
-        cells = entry.cells()
-        writer.writerow(cells | {name: cells[name].replace(",", "") for name in NUMBERS})
-    return text.getvalue()
+    lines = [entry.cells() for entry in entries]
+    plain = [line | {name: line[name].replace(",", "") for name in NUMBERS} for line in lines]
+    return csv_of(plain, COLUMNS)
 
 
 def to_markdown(entries: list[Entry], columns: Sequence[str] = COLUMNS) -> str:

@@ -49,7 +49,7 @@ def to_page(notebook: nbformat.NotebookNode, title: str) -> str:
     page = BeautifulSoup(html, "html.parser")
     for script in page.find_all("script"):
         script.decompose()
-    for image in page.find_all("img", src=lambda source: not source.startswith("data:")):
+    for image in page.find_all("img", src=lambda source: source and not source.startswith("data:")):
         image.replace_with(image.get("alt", ""))
     return str(page)
 

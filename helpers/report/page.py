@@ -17,7 +17,6 @@ from collections import Counter
 from pathlib import Path
 
 import matplotlib
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
@@ -28,7 +27,7 @@ from helpers.models.device import environment
 from helpers.report import comparisons, leakage, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
-from helpers.report.rows import EXPERIMENTS, SWEEPING, TRAINING, Row, load_all
+from helpers.report.rows import SWEEPING, TRAINING, Row, load_all
 from helpers.runs.files import CannotWrite, write_atomically
 from helpers.runs.folder import Run, find_runs, read_runs
 from helpers.sweep import figures as sweep_figures
@@ -50,8 +49,9 @@ def write_report(runs_root: str = "runs", output: Path | str = "") -> Path:
     """
     folder = ROOT / (output or Path(runs_root, "report"))
     folder.mkdir(parents=True, exist_ok=True)
-    entries = ledger.ledger(runs_root)
-    known = [entry for row in load_all() for entry in ledger.recorded_entries(row)]
+    rows = load_all()
+    entries = [entry for row in rows for entry in ledger.entries_of(row, runs_root)]
+    known = [entry for row in rows for entry in ledger.recorded_entries(row)]
     write_atomically(folder / "ledger.csv", ledger.to_csv(entries + known).encode())
     write_atomically(folder / "ledger.md", ledger.to_markdown(entries + known).encode())
     templates = Environment(
@@ -60,14 +60,13 @@ def write_report(runs_root: str = "runs", output: Path | str = "") -> Path:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = templates.get_template(TEMPLATE).render(**collect(entries, known, runs_root))
+    page = templates.get_template(TEMPLATE).render(**_collect(rows, entries, known, runs_root))
     write_atomically(folder / "report.html", page.encode())
     return folder / "report.html"
 
 
-def collect(entries: list[Entry], known: list[Entry], runs_root: str = "runs") -> dict:
+def _collect(rows: list[Row], entries: list[Entry], known: list[Entry], runs_root: str) -> dict:
     """Gather everything that the page shows; `known` are recorded entries."""
-    rows = load_all()
     runs = [run for run in find_runs(runs_root) if run.metrics]
     counting = {(row.report, row.name) for row in rows if row.counts}
     counts = [entry for entry in entries if (entry.report, entry.row) in counting]
@@ -94,13 +93,14 @@ def collect(entries: list[Entry], known: list[Entry], runs_root: str = "runs") -
         "reports": [
             _report(name, title, [entry for entry in [*trained, *known] if entry.report == name],
                     [row for row in rows if row.report == name], runs_root)
-            for name, title in _titles().items()
+            for name, title in {row.report: row.title for row in rows}.items()
         ],
         "counts": [entry for entry in counts if entry.values],
         "remarks": _remarks([row for row in rows if row.counts],
                             [entry for entry in counts if entry.values]),
         "other": _on_other_data(runs_root),
-        "leakage": _leakage(runs_root),
+        "leakage": [(leakage.KINDS[kind], leakage.accuracies(run), leakage.trace(run))
+                    for kind, run in leakage.demonstrated(runs_root).items()],
         "sweeps": _sweeps(runs),
         "best": _best(runs, runs_root),
         "tuned": _tuned(runs),
@@ -135,12 +135,12 @@ def draw_verdicts(entries: list[Entry]) -> Figure:
     return figure
 
 
-def draw_svg(figure: Figure, text: str, narrow: bool = False) -> dict:
+def draw_svg(figure: Figure, text: str) -> dict:
     """Turn a figure into a picture of the page, sharp at any size."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "five blocks"}):  # else its ids are random
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _picture(buffer.getvalue(), "image/svg+xml", text, narrow)
+    return _picture(buffer.getvalue(), "image/svg+xml", text)
 
 
 def _picture(content: bytes, kind: str, text: str, narrow: bool = False) -> dict:
@@ -198,12 +198,6 @@ def _remarks(rows: list[Row], entries: list[Entry]) -> dict[tuple[str, str], lis
     return remarks
 
 
-def _titles() -> dict[str, str]:
-    files = sorted(EXPERIMENTS.glob("r[0-9]*.yaml"))
-    contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
-    return {content["report"]: content["title"] for content in contents}
-
-
 def _rules() -> list[str]:
     """Read the rules from the ledger's own words."""
     text = ledger.__doc__.split("The rules:")[1]
@@ -236,13 +230,6 @@ def _describe(run: Run) -> dict:
 
 def _dataset(run: Run) -> str:
     return Path(run.config.dataset.removeprefix("folder:")).name
-
-
-def _leakage(runs_root: str) -> list[tuple]:
-    return [
-        (leakage.KINDS[kind], leakage.accuracies(run), leakage.trace(run))
-        for kind, run in leakage.demonstrated(runs_root).items()
-    ]
 
 
 def _swept(run: Run) -> bool:

@@ -19,7 +19,7 @@ from helpers import ROOT
 from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import CannotWrite, write_atomically
-from helpers.runs.folder import Run
+from helpers.runs.folder import NO_EFFECT, Run
 
 RESULTS = ROOT / "results"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
@@ -27,7 +27,6 @@ COLUMNS = (
     "run", *FIGURES, "epochs", "params", "trainable", "seconds", "seed", "device", "processor",
     "threads", "python", "packages", "commit", "date", "remark", "command", "config",
 )  # fmt: skip
-UNNAMED = ("name", "runs_root", "tracking", "data_root")  # say nothing about a result
 COUNTS = ("report", "row", "measure", "count")
 
 
@@ -46,7 +45,7 @@ def line_of(run: Run, name: str, command: str = "", remark: str = "") -> dict[st
             raise ConfigError(f"{name} is no row of a report: say by --command how it was made")
         command = f"python -m helpers.report.batch experiments/{file.name} --rows {run.name}"
     metrics, environment, defaults = run.metrics, run.environment, Config().model_dump()
-    chosen = run.config.model_dump(exclude=set(UNNAMED))
+    chosen = run.config.model_dump(exclude=NO_EFFECT)
     line = {f"{split}_{figure}": metrics.get(split, {}).get(figure, "")
             for split in ("train", "val", "test") for figure in ("loss", "accuracy")}  # fmt: skip
     line |= {key: metrics[key] for key in ("epochs", "params", "trainable")}
@@ -96,27 +95,43 @@ def record(run: Run, name: str, command: str = "", remark: str = "") -> None:
 
 
 def record_counts(runs_root: str = "runs") -> None:
-    """Write results/counts.csv: each figure of the reports' count rows, as counted here."""
-    _write("counts.csv", COUNTS, _counts(runs_root))
+    """Write results/counts.csv: each figure of the reports' count rows that were counted here.
+
+    The others' records stay.
+    """
+    counts = _known_counts() | _counts(runs_root)
+    keys = [(row.report, row.name, figure[1]) for row in load_all() for figure in row.figures()]
+    lines = [dict(zip(COUNTS, (*key, counts[key]), strict=True)) for key in keys if key in counts]
+    _write("counts.csv", COUNTS, lines)
 
 
-def _counts(runs_root: str) -> list[dict[str, str]]:
-    lines = []
+def _known_counts() -> dict[tuple[str, ...], str]:
+    """Return the recorded counts by report, row and measure."""
+    return {tuple(line[key] for key in COUNTS[:3]): line["count"] for line in load("counts.csv")}
+
+
+def _counts(runs_root: str) -> dict[tuple[str, ...], str]:
+    """Return what was counted here, likewise."""
+    found = {}
     for row in load_all():
         counts = counts_of(row, runs_root)
         for _, measure, _ in row.figures() if counts else ():
-            values = (row.report, row.name, measure, str(counts[measure]))
-            lines.append(dict(zip(COUNTS, values, strict=True)))
-    return lines
+            found[row.report, row.name, measure] = str(counts[measure])
+    return found
 
 
-def _write(file: str, columns: tuple[str, ...], lines: list[dict[str, str]]) -> None:
+def csv_of(lines: list[dict[str, str]], columns: tuple[str, ...]) -> str:
+    """Write lines as the text of a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
+    return text.getvalue()
+
+
+def _write(file: str, columns: tuple[str, ...], lines: list[dict[str, str]]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    write_atomically(RESULTS / file, text.getvalue().encode())
+    write_atomically(RESULTS / file, csv_of(lines, columns).encode())
 
 
 def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
@@ -144,15 +159,14 @@ def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
                 table.append(f"| {name} | {figure.replace('_', ' ')} | {before:.4f} | {now:.4f} "
                              f"| {now - before:+.4f} | {remark} |")  # fmt: skip
     if not names:
-        counted = {(c["report"], c["row"], c["measure"]): c["count"] for c in _counts(runs_root)}
-        for old in load("counts.csv"):
-            now = counted.get((old["report"], old["row"], old["measure"]))
-            if now and now != old["count"]:
-                table.append(f"| {old['report']}/{old['row']} | {old['measure']} | {old['count']} "
-                             f"| {now} | {int(now) - int(old['count']):+} | differs |")  # fmt: skip
-        same = sum(counted.get(tuple(old[key] for key in COUNTS[:3])) == old["count"]
-                   for old in load("counts.csv"))  # fmt: skip
-        table.append(f"\n{same} of {len(load('counts.csv'))} recorded counts are the same here.")
+        known, counted = _known_counts(), _counts(runs_root)
+        for (report, row, measure), old in known.items():
+            now = counted.get((report, row, measure), old)
+            if now != old:
+                table.append(f"| {report}/{row} | {measure} | {old} | {now} "
+                             f"| {int(now) - int(old):+} | differs |")  # fmt: skip
+        same = len(known.items() & counted.items())
+        table.append(f"\n{same} of {len(known)} recorded counts are the same here.")
     return "\n".join(table)
 
 

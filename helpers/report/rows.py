@@ -38,7 +38,6 @@ NOTEBOOKS = ROOT / "notebooks"
 COUNTING = "01_count_flops_and_params"
 SWEEPING = "03_sweep"
 TRAINING = ("02_train_from_scratch", "06_fine_tune")  # a run folder each
-LIMIT_MINUTES = 720
 
 MEASURES = (  # what is stated of a run; accuracies in percent, losses in nats
     "train_loss", "val_loss", "test_loss", "train_accuracy", "val_accuracy", "test_accuracy",
@@ -136,6 +135,7 @@ class Row(BaseModel):
     model_config = STRICT
 
     report: str  # R1 ... R5
+    title: str = ""  # the report's
     name: str = Field(pattern=r"^[\w.-]+$")  # unique in its file
     section: str = ""  # of the report, whose words the row implements; "": a row of our own
     notebook: str  # the file's stem
@@ -149,7 +149,7 @@ class Row(BaseModel):
         list[Annotated[Any, AfterValidator(_check_note)]], BeforeValidator(_flat)
     ] = []  # (kind of NOTES, text)
     test: bool = False  # notebook 04 opens the test set afterwards
-    limit_minutes: float = LIMIT_MINUTES  # wall-clock time of one execution
+    limit_minutes: float = 720  # wall-clock time of one execution
 
     @property
     def counts(self) -> bool:
@@ -234,13 +234,14 @@ def load(path: Path | str) -> list[Row]:
     for key in content:
         if key not in ("report", "title", "rows"):
             raise ExperimentError(f"{path.name}: unknown key '{key}' beside report, title, rows")
+    shared = {"report": content["report"], "title": content["title"]}
     rows: list[Row] = []
     for place, entry in enumerate(content["rows"], start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ExperimentError(f"{path.name}, row {place}: it needs a name")
         where = f"{path.name}, row '{entry['name']}'"
         try:
-            rows.append(Row(report=content["report"], **_with_parameters(entry, path.parent)))
+            rows.append(Row.model_validate(_with_parameters(entry, path.parent) | shared))
         except ValidationError as error:
             raise ExperimentError(f"{where}: {_sentence(error.errors()[0])}") from None
         except (ConfigError, ExperimentError) as error:

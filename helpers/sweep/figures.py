@@ -6,6 +6,7 @@ Each function takes runs and returns a matplotlib `Figure`; it shows and writes 
 from datetime import datetime
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
@@ -38,10 +39,7 @@ def by_time(runs: list[Run], metric: str = "val_accuracy") -> Figure:
         axes.scatter(minutes[early], values[early], s=34, zorder=3, facecolor="white",
                      edgecolor=TEAL, label="ended early")  # fmt: skip
     axes.set_xlabel("minutes since the first run began")
-    axes.set_ylabel(_readable(metric))
-    if metric.endswith("accuracy"):
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.spines[["top", "right"]].set_visible(False)
+    _dress(axes, metric)
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
@@ -91,11 +89,8 @@ def interaction(runs: list[Run], first: str, second: str, metric: str = "val_acc
         axes.plot(range(len(means)), means, "o-", color=color, lw=2, ms=8, mec="white",
                   label=f"{_readable(second)} {shorten(other)}")  # fmt: skip
     axes.set_xticks(range(len(values[first])), [shorten(value) for value in values[first]])
-    axes.set(xlabel=_readable(first), ylabel=_readable(metric))
-    axes.set_xlim(-0.4, len(values[first]) - 0.6)
-    if metric.endswith("accuracy"):
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel=_readable(first), xlim=(-0.4, len(values[first]) - 0.6))
+    _dress(axes, metric)
     axes.legend(frameon=False)
     return figure
 
@@ -180,6 +175,13 @@ def comparison_table(comparisons: list[Comparison]) -> Figure:
     return figure
 
 
+def _dress(axes: Axes, metric: str) -> None:
+    axes.set_ylabel(_readable(metric))
+    if metric.endswith("accuracy"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _began(runs: list[Run]) -> np.ndarray:
     """Return the minutes from the first run's beginning to each run's.
 
@@ -209,7 +211,7 @@ def _axis(values: list):
     return place_of, [(place_of(value), for_figure(shorten(value), 30)) for value in shown]
 
 
-def _draw_axis(axes, column: int, name: str, ticks: list[tuple[float, str]]) -> None:
+def _draw_axis(axes: Axes, column: int, name: str, ticks: list[tuple[float, str]]) -> None:
     axes.plot([column, column], [0, 1], color="#333333", lw=1)
     axes.text(column, -0.12, _readable(name).replace(" ", "\n", 1), ha="center", va="top",
               fontsize=9, weight="bold")  # fmt: skip

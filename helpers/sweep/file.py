@@ -8,6 +8,7 @@ so only the innermost names count.
 import itertools
 import json
 import math
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,19 @@ METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # column
 KEYS = ("method", "parameters", "metric", "run_cap", "early_terminate",
         "name", "description", "project", "entity", "program", "command")  # fmt: skip
 FIXED = ("name", "runs_root", "tracking")  # decided by the sweep itself
+MOST_EXAMPLES = 200  # combinations of which one has to work
+
+
+def goal_of(metric: str) -> str:
+    """Return what is good of a metric, in wandb's words: "maximize" or "minimize"."""
+    return "maximize" if metric.endswith("accuracy") else "minimize"
+
+
+def best_of(values: list[float], metric: str) -> float:
+    """Return the best one of a metric's finite values; nan where there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    best = max if goal_of(metric) == "maximize" else min
+    return best(finite, default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -64,16 +78,16 @@ class Definition:
     method: str
     parameters: list[Parameter]
     constants: dict[str, Any]
-    run_cap: int | None = None
-    metric: str = "val_accuracy"
-    goal: str = "maximize"
-    target: float | None = None
-    hyperband: Hyperband | None = None
+    example: dict[str, Any]  # values of all parameters, constants included, that work together
+    run_cap: int | None
+    metric: str
+    target: float | None
+    hyperband: Hyperband | None
 
     @property
     def sign(self) -> int:
         """1 where a smaller metric is better, else -1."""
-        return 1 if self.goal == "minimize" else -1
+        return 1 if goal_of(self.metric) == "minimize" else -1
 
     def grid(self) -> list[dict]:
         """List the points of a grid, each once, in wandb's order: the last name changes fastest."""
@@ -150,30 +164,24 @@ class _File:
                 f"method '{method}' is not supported{hint}; choose one of {', '.join(METHODS)}",
             )
         parameters, constants = self.parameters(keys["parameters"], method)
-        definition = Definition(
-            self.path.stem,
-            content,
-            method,
-            parameters,
-            constants,
-            self.number(keys, "run_cap", whole=True, low=1),
-            **self.metric(keys, root, method),
-            hyperband=self.hyperband(keys),
-        )
-        if definition.run_cap is None and method != "grid":
+        run_cap = self.number(keys, "run_cap", whole=True, low=1)
+        metric, target = self.metric(keys, root, method)
+        hyperband = self.hyperband(keys)
+        if run_cap is None and method != "grid":
             text = f"a {method} search never ends by itself: add run_cap, the number of runs"
             raise self.problem(keys["method"], text)
         points = math.prod(len(p.values) for p in parameters) if method == "grid" else 0
-        if min(points, definition.run_cap or points) > LARGEST_GRID:
+        if min(points, run_cap or points) > LARGEST_GRID:
             text = (
                 f"a grid of {points:,} runs would never end, {LARGEST_GRID:,} are the most: give "
                 f"fewer values, or take method random with run_cap, the number of runs"
             )
             raise self.problem(keys["method"], text)
-        if definition.hyperband and "metric" not in keys:
+        if hyperband and "metric" not in keys:
             raise self.problem(keys["early_terminate"], "early_terminate needs a metric")
-        self.check_combinations(definition, keys["parameters"])
-        return definition
+        example = self.example(parameters, constants, metric, keys["parameters"])
+        return Definition(self.path.stem, content, method, parameters, constants, example, run_cap,
+                          metric, target, hyperband)  # fmt: skip
 
     def mapping(self, node: yaml.Node, what: str, known=None) -> dict[str, yaml.Node]:
         """Return the entries of a mapping; stop at unknown or repeated keys."""
@@ -197,15 +205,16 @@ class _File:
         if key not in keys:
             return default
         try:
-            return check_number({key: self.value(keys[key])}, key, **limits)
+            return check_number(key, self.value(keys[key]), **limits)
         except KeyProblem as problem:
             raise self.problem(keys[key], str(problem)) from None
 
-    def metric(self, keys: dict, root: yaml.Node, method: str) -> dict:
+    def metric(self, keys: dict, root: yaml.Node, method: str) -> tuple[str, float | None]:
+        """Return the metric's name and target."""
         if "metric" not in keys:
             if method == "bayes":
                 raise self.problem(root, "method bayes needs a metric with name and goal")
-            return {}
+            return "val_accuracy", None
         entries = self.mapping(keys["metric"], "metric", ("name", "goal", "target"))
         name = self.value(entries["name"]) if "name" in entries else None
         if name not in METRICS:
@@ -213,13 +222,11 @@ class _File:
             text = f"metric name {name!r} is not known{hint}; choose one of {', '.join(METRICS)}"
             raise self.problem(entries.get("name", keys["metric"]), text)
         goal = self.value(entries["goal"]) if "goal" in entries else "minimize"
-        wanted = "maximize" if name.endswith("accuracy") else "minimize"
-        if goal != wanted:
+        if goal != goal_of(name):
             given = f"not '{goal}'" if "goal" in entries else "since wandb minimizes by default"
-            raise self.problem(
-                entries.get("goal", keys["metric"]), f"{name} needs goal: {wanted}, {given}"
-            )
-        return {"metric": name, "goal": goal, "target": self.number(entries, "target")}
+            text = f"{name} needs goal: {goal_of(name)}, {given}"
+            raise self.problem(entries.get("goal", keys["metric"]), text)
+        return name, self.number(entries, "target")
 
     def hyperband(self, keys: dict) -> Hyperband | None:
         if "early_terminate" not in keys:
@@ -287,19 +294,27 @@ class _File:
             return [], {name: parameter.values[0]}
         return [parameter], {}
 
-    def check_combinations(self, definition: Definition, node: yaml.Node) -> None:
-        """Stop where not one of the first 200 combinations makes a valid configuration."""
-        names = [parameter.name for parameter in definition.parameters]
-        examples = itertools.product(*(p.examples for p in definition.parameters))
+    def example(self, parameters: list, constants: dict, metric: str, node: yaml.Node) -> dict:
+        """Return the first combination that makes a valid configuration; stop where none does.
+
+        Of more than `MOST_EXAMPLES`, the first one and a random choice of the others are tried.
+        """
+        values = [parameter.examples for parameter in parameters]
+        points = itertools.product(*values)
+        if math.prod(map(len, values)) > MOST_EXAMPLES:
+            rng = random.Random(0)
+            others = ([rng.choice(v) for v in values] for _ in range(MOST_EXAMPLES))
+            points = itertools.chain([next(points)], others)
+        names = [parameter.name for parameter in parameters]
         problem = None
-        for values in itertools.islice(examples, 200):
-            chosen = definition.constants | dict(zip(names, values, strict=True))
+        for point in points:
+            chosen = constants | dict(zip(names, point, strict=True))
             try:
                 config = self.config.replace(**chosen)
             except ConfigError as error:
                 problem = problem or error
                 continue
-            if definition.metric.startswith("val") and config.val_fraction == 0:
-                raise self.problem(node, f"{definition.metric} needs val_fraction above 0")
-            return
+            if metric.startswith("val") and config.val_fraction == 0:
+                raise self.problem(node, f"{metric} needs val_fraction above 0")
+            return chosen
         raise self.problem(node, str(problem))

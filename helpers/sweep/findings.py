@@ -14,6 +14,7 @@ from sklearn.ensemble import RandomForestRegressor
 from helpers.evaluate.intervals import NO_EVIDENCE, mean_and_interval, verdict
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
+from helpers.sweep.file import best_of, goal_of
 
 # Fewer pairs cannot tell: five of equal sign happen by chance in 1 of 16 cases, six in 1 of 32.
 FEWEST_PAIRS = 6
@@ -56,8 +57,7 @@ class Comparison:
 
 def value_of(run: Run, metric: str = "val_accuracy", epochs: int | None = None) -> float:
     """Return the best value of a metric in a run's first `epochs` epochs, by default in all."""
-    values = [row[metric] for row in run.history[:epochs]]
-    return max(values) if metric.endswith("accuracy") else min(values)
+    return best_of([row[metric] for row in run.history[:epochs]], metric)
 
 
 def compare(runs: list[Run], metric: str = "val_accuracy") -> list[Comparison]:
@@ -90,7 +90,6 @@ class Interaction:
 
     first: str
     second: str
-    metric: str
     mean: float
     low: float
     high: float
@@ -105,24 +104,26 @@ class Interaction:
 def interactions(runs: list[Run], metric: str = "val_accuracy") -> list[Interaction]:
     """Compare, for every two parameters of two values each, the effect of one in both others.
 
-    Those with a square come first, the largest mean on top.
+    Four runs of which a sweep ended some early are compared by their epochs up to there. Pairs of
+    parameters with a square come first, the largest mean on top.
     """
     two = {name: values for name, values in varied(runs).items() if len(values) == 2}
     found = []
     for (first, values), (second, others) in itertools.combinations(two.items(), 2):
         groups: dict[str, dict] = defaultdict(dict)
         for run in runs:
-            rest = json_of(run.config.model_dump(exclude=NO_EFFECT | {first, second}))
+            rest = _rest(run.config, first, second)
             place = (values.index(getattr(run.config, first)),
                      others.index(getattr(run.config, second)))  # fmt: skip
-            groups[rest][place] = value_of(run, metric)
-        differences = [
-            (group[1, 1] - group[0, 1]) - (group[1, 0] - group[0, 0])
-            for group in groups.values()
-            if len(group) == 4
-        ]
+            groups[rest][place] = run
+        differences = []
+        for group in groups.values():
+            if len(group) == 4:
+                epochs = _common_epochs(*group.values())
+                v = {place: value_of(run, metric, epochs) for place, run in group.items()}
+                differences.append((v[1, 1] - v[0, 1]) - (v[1, 0] - v[0, 0]))
         interval = mean_and_interval(np.array(differences))
-        found.append(Interaction(first, second, metric, *interval, len(differences)))
+        found.append(Interaction(first, second, *interval, len(differences)))
     return sorted(found, key=lambda x: -abs(x.mean) if x.squares else 0)
 
 
@@ -141,15 +142,16 @@ def search_against_random(
     return best, float((best.mean(1) >= reached - 1e-12).mean())
 
 
-def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:
+def plan(runs: list[Run], pairs: int, metric: str = "val_accuracy") -> list[Config]:
     """Return the configurations to train so that every parameter gets `pairs` pairs.
 
     Of each parameter, the two values are compared that need the fewest runs; one with mostly
     different values (drawn from a range) is left out. Each step adds the run that completes the
-    most missing pairs, and runs with a high value of the metric are completed first.
+    most missing pairs, and runs with a good value of the metric are completed first.
     """
-    order = sorted(runs, key=value_of, reverse=True)
-    configs = {json_of(_rest(run.config)): run.config for run in order}
+    large_first = goal_of(metric) == "maximize"
+    order = sorted(runs, key=lambda run: value_of(run, metric), reverse=large_first)
+    configs = {_rest(run.config): run.config for run in order}
     wanted = {name: _target(runs, name, values) for name, values in varied(runs).items()
               if 2 * len(values) <= len(runs) or len(values) == 2}  # fmt: skip
     planned: list[Config] = []
@@ -159,11 +161,11 @@ def plan(runs: list[Run], pairs: int = FEWEST_PAIRS) -> list[Config]:
         for name, target in wanted.items():
             partners = [(c, _partner(c, name, target)) for c in configs.values()]
             partners = [(c, p) for c, p in partners if p is not None]
-            complete = sum(json_of(_rest(p)) in configs for _, p in partners) // 2
+            complete = sum(_rest(p) in configs for _, p in partners) // 2
             if complete >= pairs:
                 continue
             for _, partner in partners:
-                key = json_of(_rest(partner))
+                key = _rest(partner)
                 if key not in configs:
                     candidates.setdefault(key, partner)
                     gains[key] += 1
@@ -196,9 +198,10 @@ def importance(runs: list[Run], metric: str = "val_accuracy") -> list[dict]:
         return []
     forest = RandomForestRegressor(200, random_state=0).fit(np.transpose(columns), target)
     rows = [
-        {"name": name, "importance": float(share), "correlation": _correlation(column, target)}
+        {"name": name, "importance": float(share),
+         "correlation": float(np.corrcoef(column, target)[0, 1])}
         for name, column, share in zip(names, columns, forest.feature_importances_, strict=True)
-    ]
+    ]  # fmt: skip
     return sorted(rows, key=lambda row: -row["importance"])
 
 
@@ -206,7 +209,7 @@ def _pairs(runs: list[Run], parameter: str) -> dict[tuple, list]:
     """Group the pairs of runs that differ in one parameter alone by their two values."""
     groups = defaultdict(dict)
     for run in runs:
-        groups[json_of(_rest(run.config, parameter))][json_of(getattr(run.config, parameter))] = run
+        groups[_rest(run.config, parameter)][json_of(getattr(run.config, parameter))] = run
     pairs = defaultdict(list)
     for group in groups.values():
         for first, second in itertools.permutations(group, 2):
@@ -214,9 +217,13 @@ def _pairs(runs: list[Run], parameter: str) -> dict[tuple, list]:
     return pairs
 
 
+def _common_epochs(*runs: Run) -> int | None:
+    """Return the epochs that all runs have had where a sweep ended some early; None for all."""
+    return min((r.status["stopped_at"] for r in runs if "stopped_at" in r.status), default=None)
+
+
 def _difference(first: Run, second: Run, metric: str) -> float:
-    ended_early = [r.status["stopped_at"] for r in (first, second) if "stopped_at" in r.status]
-    epochs = min(ended_early, default=None)
+    epochs = _common_epochs(first, second)
     return value_of(second, metric, epochs) - value_of(first, metric, epochs)
 
 
@@ -244,9 +251,6 @@ def _partner(config: Config, parameter: str, target: tuple) -> Config | None:
         return None
 
 
-def _correlation(column: list[float], target: np.ndarray) -> float:
-    return float(np.corrcoef(column, target)[0, 1])
-
-
-def _rest(config: Config, parameter: str = "") -> dict:
-    return config.model_dump(exclude=NO_EFFECT | {parameter})
+def _rest(config: Config, *parameters: str) -> str:
+    """Write all parameters but these, to be compared."""
+    return json_of(config.model_dump(exclude=NO_EFFECT.union(parameters)))

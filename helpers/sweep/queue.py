@@ -17,14 +17,15 @@ from pathlib import Path
 
 import optuna
 import psutil
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.data.batches import mix_seeds
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import CannotWrite, naming_the_disk
+from helpers.runs.folder import NO_EFFECT
 from helpers.runs.text import reason, without_secrets
-from helpers.sweep.file import Definition
+from helpers.sweep.file import Definition, goal_of
 
 try:
     import fcntl
@@ -68,7 +69,7 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
             study = optuna.create_study(
                 study_name=definition.name,
                 storage=backend,
-                direction=definition.goal,
+                direction=goal_of(definition.metric),
                 load_if_exists=True,  # another machine may have been quicker
             )
     except CannotWrite:
@@ -79,7 +80,7 @@ def open_study(definition: Definition, config: Config, storage: str) -> optuna.S
         if isinstance(error, ImportError):
             why = 'its driver is missing: pip install "psycopg[binary]", for postgresql+psycopg://'
         raise ConfigError(f"storage {place} cannot be used: {why}") from None
-    kept = config.model_dump(exclude={"name", "runs_root", "tracking", "data_root"})
+    kept = config.model_dump(exclude=NO_EFFECT)
     keys = ("method", "metric", "early_terminate", "parameters")
     content = {**{key: definition.content.get(key) for key in keys}, **kept}
     known = study.user_attrs.get("sweep")
@@ -98,7 +99,7 @@ def _journal(path: Path) -> JournalFileBackend:
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             json.loads(file.readline())  # not a journal? then nothing is written
-    lock = _FileLock(path) if fcntl else JournalFileSymlinkLock(str(path))
+    lock = _FileLock(path) if fcntl else JournalFileOpenLock(str(path))
     with naming_the_disk(path):
         return _Journal(str(path), lock)
 

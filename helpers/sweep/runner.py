@@ -29,8 +29,8 @@ from helpers.runs.folder import Run, find_runs
 from helpers.runs.progress import tqdm
 from helpers.runs.text import abridge
 from helpers.sweep import queue
-from helpers.sweep.file import Definition, read_sweep
-from helpers.sweep.worker import best_value, work
+from helpers.sweep.file import Definition, best_of, read_sweep
+from helpers.sweep.worker import work
 from helpers.train.loop import TrainingDiverged, train
 from helpers.train.tracking import require_key
 
@@ -60,7 +60,8 @@ class Sweep:
 
     def value(self, run: Run) -> float:
         """Return a run's best value of the sweep's metric."""
-        return best_value([row[self.definition.metric] for row in run.history], self.definition)
+        metric = self.definition.metric
+        return best_of([row[metric] for row in run.history], metric)
 
 
 def run(
@@ -81,11 +82,7 @@ def run(
     `storage` may name one of its sweeps to join.
     Raises ConfigError or FileNotFoundError in one sentence before anything is changed.
     """
-    config = config or Config()
-    definition = read_sweep(sweep_file, config)
-    folder = ROOT / config.runs_root / "sweeps" / definition.name
-    if workers < 1:
-        raise ConfigError(f"workers = {workers} should be at least 1")
+    config, definition, folder = _read(sweep_file, config, workers)
     if budget is not None and not budget > 0:
         raise ConfigError(f"budget = {budget} should be more than 0 minutes")
     if config.tracking == "online":
@@ -109,14 +106,26 @@ def run(
                 "file": str(copy),
                 "config": config.model_dump(),
                 "storage": storage,
-                "until": until if budget else None,
+                "until": until,
             }
-            _run_in_processes(study, definition, config, order, workers, until, bar)
+            _run_in_processes(study, definition, config, order, workers, bar)
         _show(bar, study, definition)
     tries = queue.slots(study)
-    names = {t.user_attrs.get("run") for trials in tries.values() for t in trials}
+    names = {t.user_attrs["run"] for trials in tries.values() for t in trials
+             if t.state in queue.DONE}  # fmt: skip
     runs = [run for run in _runs(folder) if run.name in names]
     return Sweep(definition, folder, runs, _failures(tries))
+
+
+def _read(
+    sweep_file: Path | str, config: Config | None, workers: int
+) -> tuple[Config, Definition, Path]:
+    """Check what a sweep is called with; returns its configuration, definition and folder."""
+    config = config or Config()
+    definition = read_sweep(sweep_file, config)
+    if workers < 1:
+        raise ConfigError(f"workers = {workers} should be at least 1")
+    return config, definition, ROOT / config.runs_root / "sweeps" / definition.name
 
 
 def train_points(sweep: Sweep, configs: list[Config]) -> list[Run]:
@@ -156,7 +165,7 @@ def _show(bar: tqdm, study: optuna.Study, definition: Definition) -> None:
     bar.total = len(queue.slots(study))
     bar.n = sum(trial.state in queue.DONE for trial in trials)
     if values:
-        bar.set_postfix_str(f"best {definition.metric} {best_value(values, definition):.3f}")
+        bar.set_postfix_str(f"best {definition.metric} {best_of(values, definition.metric):.3f}")
     bar.refresh()
 
 
@@ -179,7 +188,6 @@ def _run_in_processes(
     config: Config,
     order: dict,
     workers: int,
-    until: float,
     bar: tqdm,
 ) -> None:
     """Keep `workers` processes at work until the queue is empty; replace those that die."""
@@ -195,7 +203,7 @@ def _run_in_processes(
             unknown = queue.give_back(study)
             queue.fill(study, points)
             waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-            if time.time() >= until or queue.is_target_reached(study, definition):
+            if time.time() >= order["until"] or queue.is_target_reached(study, definition):
                 waiting = 0
             free = [number for number in range(workers) if number not in processes]
             for number in free[:waiting]:
@@ -268,15 +276,13 @@ def _flatten(chosen: dict, definition: Definition) -> dict:
 
 
 def preview(sweep_file: Path | str, config: Config | None = None, workers: int = 1) -> str:
-    """Train one epoch of the first point, and return what the sweep will take, as Markdown.
+    """Train one epoch of a point, and return what the sweep will take at most, as Markdown.
 
     Its seconds are kept in the sweep's folder, so that asking again takes none and says the same.
     """
-    config = config or Config()
-    definition = read_sweep(sweep_file, config)
-    first = definition.constants | {p.name: p.examples[0] for p in definition.parameters}
-    kept = ROOT / config.runs_root / "sweeps" / definition.name / "preview.json"
-    chosen = config.replace(**first, name="", tracking="none")
+    config, definition, folder = _read(sweep_file, config, workers)
+    kept = folder / "preview.json"
+    chosen = config.replace(**definition.example, name="", tracking="none")
     known = readable_json(kept, dict[str, float]) or {}
     if chosen.id not in known:
         with tempfile.TemporaryDirectory() as temporary:
@@ -284,16 +290,18 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
             start = time.perf_counter()
             train(chosen.replace(runs_root=temporary), on_epoch=lambda row: True)
             known[chosen.id] = time.perf_counter() - start
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(kept, known)
     seconds = known[chosen.id]
     count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
-    minutes = count * chosen.epochs * seconds / 60 / workers
+    searched = [e for p in definition.parameters if p.name == "epochs" for e in p.examples]
+    epochs = max(searched, default=chosen.epochs)
+    minutes = count * epochs * seconds / 60 / workers
     rows = [(p.name, p.text) for p in definition.parameters]
     rows += [(name, f"{value} (fixed)") for name, value in definition.constants.items()]
     return "\n".join(
         [
-            f"**{definition.name}** ({definition.method}): {count} runs of up to {chosen.epochs} "
+            f"**{definition.name}** ({definition.method}): {count} runs of up to {epochs} "
             f"epochs; one epoch took {seconds:.1f} s, so at most {minutes:.1f} minutes with "
             f"{workers} worker{'s' * (workers > 1)}",
             "",

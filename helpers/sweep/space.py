@@ -87,11 +87,8 @@ def make_parameter(name: str, entry: dict, method: str) -> Parameter:
     return parameter
 
 
-def check_number(entry: dict, key: str, default=None, whole: bool = False, low: float = -math.inf):
-    """Return `entry[key]`, a finite number of at least `low`; a float may be written as integer."""
-    value = entry.get(key, default)
-    if value is None and key not in entry:
-        return None
+def check_number(key: str, value: Any, whole: bool = False, low: float = -math.inf):
+    """Return the value of a key, a finite number of at least `low`; a float may be an integer."""
     wanted = int if whole else (int, float)
     if not isinstance(value, wanted) or isinstance(value, bool) or not low <= value < math.inf:
         kinds = "a whole number" if whole else "a number"
@@ -137,7 +134,8 @@ def _make_choice(name: str, entry: dict) -> Parameter:
 
 def _make_range(name: str, kind: str, entry: dict, method: str) -> Parameter:
     needed, optional = DISTRIBUTIONS[kind]
-    numbers = {key: check_number(entry, key, optional.get(key), kind == "int_uniform")
+    given = {**optional, **entry}
+    numbers = {key: check_number(key, given[key], kind == "int_uniform")
                for key in (*needed, *optional)}  # fmt: skip
     low, high, q = numbers["min"], numbers["max"], numbers.get("q")
     text = f"{kind}, " + ", ".join(f"{key} {value}" for key, value in numbers.items())

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from helpers.runs.config import Config
 from helpers.runs.folder import open_run
 from helpers.sweep import queue
-from helpers.sweep.file import Definition, read_sweep
+from helpers.sweep.file import Definition, best_of, read_sweep
 from helpers.train.loop import TrainingDiverged, train
 
 TOO_LARGE = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -82,7 +82,9 @@ def _run_trial(
         for row in open_run(config).history:  # of a worker that died
             report(row)
         run = train(config, on_epoch)
-        best = best_value(values, definition)
+        best = best_of(values, definition.metric)
+        if math.isnan(best):
+            raise ValueError(f"{definition.metric} was never a finite number")
     except (RuntimeError, ValueError, MemoryError) as error:
         if not _is_its_own_fault(error):
             raise
@@ -115,21 +117,13 @@ def _histories(study: optuna.Study, sign: int) -> list[list[float]]:
     return [[sign * values[epoch] for epoch in sorted(values)] for values in latest if values]
 
 
-def best_value(values: list[float], definition: Definition) -> float:
-    """Return the best of a run's epochs; ValueError when none is finite."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        raise ValueError(f"{definition.metric} was never a finite number")
-    return definition.sign * min(definition.sign * value for value in finite)
-
-
 def main() -> None:
     """Work as one of several processes, as told on standard input."""
     order = json.load(sys.stdin)
     config = Config(**order["config"])
     definition = read_sweep(order["file"], config)
     study = queue.open_study(definition, config, order["storage"])
-    work(study, definition, config, order["until"] or math.inf, order["number"])
+    work(study, definition, config, order["until"], order["number"])
 
 
 if __name__ == "__main__":
