@@ -38,7 +38,7 @@ from tqdm import tqdm
 from helpers import ROOT
 from helpers.detect import process, record
 from helpers.detect.darknet import Darknet
-from helpers.detect.detectors import Detector, darknet_detector, load_detector
+from helpers.detect.detectors import Detector, as_detector, darknet_detector, load_detector
 from helpers.detect.drawn.detector import SCENES, train_detector
 from helpers.detect.drawn.traffic import FPS, Clip, Frame, draw_scenes
 from helpers.detect.pipeline import VEHICLES
@@ -300,7 +300,8 @@ def main() -> None:
     if options.only in (None, "events"):
         images, targets = draw_scenes(SCENES, TRAINING_SEED)
         start = time.perf_counter()
-        detector = train_detector(images, targets, STEPS, TRAINING_SEED)
+        network, names = train_detector(images, targets, STEPS, TRAINING_SEED)
+        detector = as_detector(network, names, 0.5)
         results["training_seconds"] = time.perf_counter() - start
         results |= measure_events(detector, options.clips, options.frames)
     if film and options.only in (None, "film"):

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageDraw
 
 from helpers import ROOT, detect
-from helpers.detect.detectors import Detector
+from helpers.detect.detectors import Detector, as_detector
 from helpers.detect.drawn import detector as drawn
 from helpers.detect.drawn import traffic
 from helpers.detect.drawn.detector import train_detector
@@ -496,6 +496,29 @@ def test_cut_off_file_keeps_and_says_what_was_processed(tmp_path, name, codec):
     assert len(list(Video(tmp_path / "out" / "annotated.mp4"))) == summary.frames
 
 
+@pytest.mark.parametrize(("name", "codecs"), [("a.webm", ("libvpx-vp9", "libopus")),
+                                              ("a.mkv", ("libx264", "aac"))])
+def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path, name, codecs):
+    with av.open(str(tmp_path / name), "w") as container:
+        picture = container.add_stream(codecs[0], rate=25)
+        picture.width, picture.height, picture.pix_fmt = 96, 64, "yuv420p"
+        sound = container.add_stream(codecs[1], rate=48000, layout="mono")
+        for i in range(50):
+            image = np.full((64, 96, 3), 4 * i, np.uint8)
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        kind = sound.codec_context.format.name
+        for start in range(0, 4 * 48000, 960):
+            silence = np.zeros((1, 960), np.float32 if kind.startswith("flt") else np.int16)
+            frame = av.AudioFrame.from_ndarray(silence, format=kind, layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
+            container.mux(sound.encode(frame))
+        container.mux(picture.encode())
+        container.mux(sound.encode())
+    video = Video(tmp_path / name)
+    assert video.duration == pytest.approx(2, abs=.1) and len(list(video)) == 50
+    assert video.warning == ""
+
+
 def test_memory_holds_a_few_frames_only(tmp_path):
     held = []
 
@@ -513,7 +536,8 @@ def test_memory_holds_a_few_frames_only(tmp_path):
 
 def test_small_detector_learns_what_it_is_shown():
     images, targets = traffic.draw_scenes(4, 0, moments=4)
-    detector = train_detector(images, targets, steps=60, batch_size=4, lr=4e-3)
+    network, names = train_detector(images, targets, steps=60, seed=0, batch_size=4, lr=4e-3)
+    detector = as_detector(network, names, .5)
     assert detector.names == ["background", "bus", "car", "truck"]
     right = total = 0
     for found, target in zip(detector.predict(images), targets, strict=True):
@@ -553,6 +577,14 @@ def test_unknown_classes_are_named(tmp_path):
         watch(source, BLIND, rules, tmp_path)
 
 
+def test_detector_that_knows_no_usual_vehicle_finds_all_that_it_knows(tmp_path):
+    """A network of one's own, with names of its own: else nothing would ever be followed."""
+    found = Detections(np.array([[5.0, 5, 40, 40]]), ["lorry"], np.array([.9]))
+    detector = Detector(["van", "lorry"], lambda images: [found] * len(images), .5)
+    summary = watch(write_film(tmp_path / "a.mp4"), detector, NO_RULES, tmp_path / "out")
+    assert summary.vehicles == {"lorry": 1}
+
+
 def test_pipeline_reports_what_drove_where(tmp_path):
     """A truck goes up the forbidden left half; a car goes down the right half, against its lane."""
     rules = Rules.model_validate({
@@ -580,7 +612,7 @@ def test_pipeline_reports_what_drove_where(tmp_path):
         ("truck", FORBIDDEN, "left"), ("car", WRONG_DIRECTION, "up")]
     assert summary.counts == {"left": {"truck": 1}, "right": {"car": 1}}
     assert summary.vehicles == {"truck": 1, "car": 1}
-    assert summary.heat.counts.sum() > 40 and summary.heat.counts[:, 40:].sum() == 0
+    assert summary.heat.sum() > 40 and summary.heat[:, 40:].sum() == 0
     assert len(summary.key_frames) == 3 and summary.first_frame.shape == (200, 200, 3)
     with open(tmp_path / "out" / "events.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -630,8 +662,9 @@ def test_names_in_figures_cover_no_other_and_may_hold_anything():
               for i, time in enumerate([1.0, 1.01, 1.02, 9.0])]
     counts = {"$a_b$ {": {"car": 3}, "road beside it": {"car": 0}}
     figure = draw_summary(frame, events, {k: Counter(v) for k, v in counts.items()},
-                          np.zeros((48, 80)), [], 10.0)
+                          np.zeros((48, 80)), ["bus", "truck"], 10.0)
     FigureCanvasAgg(figure).draw()
+    assert figure.axes[1].get_title("left") == "where a bus or truck was"
     dots = [dot.get_window_extent() for dot in figure.axes[0].texts]
     middles = np.array([[(d.x0 + d.x1) / 2, (d.y0 + d.y1) / 2] for d in dots])
     gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(middles, 2)]

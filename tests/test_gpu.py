@@ -15,6 +15,7 @@ from test_train import SMALL, image_set
 from helpers import evaluate, models, train
 from helpers.data.augment import augment, normalize
 from helpers.data.images import Splits
+from helpers.detect.detectors import as_detector
 from helpers.detect.drawn.detector import train_detector
 from helpers.detect.drawn.traffic import draw_scenes
 from helpers.models.device import choose_device, choose_dtype
@@ -231,6 +232,7 @@ def test_fine_tunes_one_network_a_family(config, gpu, name, side):
 def test_detector_trains_and_finds():
     images, targets = draw_scenes(8, 0)
     with pretended_gpu(T4):
-        detector = train_detector(images, targets, steps=2, batch_size=2)
+        network, names = train_detector(images, targets, steps=2, seed=0, batch_size=2)
+        detector = as_detector(network, names, .5)
         found = detector.predict(images[:2])
     assert len(found) == 2 and all(isinstance(one.boxes, np.ndarray) for one in found)

@@ -32,7 +32,7 @@ def model():
 
 def excited(values):
     values = torch.tensor(values, dtype=torch.float32)
-    return Excitations("layer", values, values.long() * 0, values.long() * 0, (2, 2))
+    return Excitations("layer", values, values.long() * 0, values.long() * 0)
 
 
 def test_excitations_are_the_maxima_of_the_feature_maps(model):
@@ -277,6 +277,14 @@ def test_figures(model):
         for expected, figure in figures.items():
             assert isinstance(figure, Figure)
             assert expected in texts(figure)
+
+
+def test_maps_of_large_images_are_drawn():
+    """64 maps of 512 x 512, as of an image of 512 pixels, are more than older quantiles take."""
+    image, maps = torch.zeros(3, 512, 512, dtype=torch.uint8), torch.zeros(64, 512, 512)
+    maps[:2] = 3.0
+    shown = visualize.draw_feature_maps(image, maps, "conv").axes[1].images[0]
+    assert shown.get_clim() == (0, 3)
 
 
 def test_two_lines_of_a_name_are_two_lines_below_its_image():

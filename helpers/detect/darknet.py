@@ -80,29 +80,25 @@ class Darknet(nn.Module):
         data = path.read_bytes()
         major, minor = np.frombuffer(data, np.int32, 2)
         header = 20 if major * 10 + minor >= 2 else 16  # version, images seen while training
-        numbers, used = torch.frombuffer(bytearray(data[header:]), dtype=torch.float32), 0
-
-        def take(tensor: Tensor) -> Tensor:
-            nonlocal used
-            used += tensor.numel()
-            if used > len(numbers):
-                raise ValueError(f"{path.name} ends too early for its cfg file: they do not "
-                                 "belong together, or the file is cut.")
-            return numbers[used - tensor.numel() : used].view_as(tensor)
-
+        numbers = torch.frombuffer(bytearray(data[header:]), dtype=torch.float32)
+        normed = {i: self.layers[int(i)].get("batch_normalize") == "1" for i in self.convolutions}
+        sizes = []
+        for i, convolution in self.convolutions.items():
+            sizes += [convolution.out_channels] * (4 if normed[i] else 1)
+            sizes.append(convolution.weight.numel())
+        if sum(sizes) != len(numbers):
+            raise ValueError(f"{path.name} holds {len(numbers)} numbers and its cfg file asks for "
+                             f"{sum(sizes)}: they do not belong together, or the file is cut.")
+        parts = iter(numbers.split(sizes))
         for i, convolution in self.convolutions.items():
             weight, bias = convolution.weight, convolution.bias
-            bias.copy_(take(bias))
-            if self.layers[int(i)].get("batch_normalize") == "1":  # folded into the convolution
-                scale, mean, variance = take(bias), take(bias), take(bias)
+            bias.copy_(next(parts))
+            gain = torch.ones_like(bias)
+            if normed[i]:  # folded into the convolution
+                scale, mean, variance = next(parts), next(parts), next(parts)
                 gain = scale / (variance.sqrt() + 1e-6)
                 bias.sub_(mean * gain)
-                weight.copy_(take(weight) * gain.view(-1, 1, 1, 1))
-            else:
-                weight.copy_(take(weight))
-        if used != len(numbers):
-            raise ValueError(f"{path.name} holds {len(numbers)} numbers and its cfg file asks for "
-                             f"{used}: they do not belong together.")
+            weight.copy_(next(parts).view_as(weight) * gain.view(-1, 1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the boxes (N, K, 5 + classes) of images (N, 3, H, W) from 0 to 1.

@@ -5,7 +5,7 @@ Each becomes a `Detector`, which takes images and speaks in names of classes.
 
 import ast
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -76,7 +76,8 @@ def load_detector(name: str, score_threshold: float = .5, weights: str | None = 
     if not 0 < score_threshold < 1:
         raise ValueError(f"score_threshold is {score_threshold}; it must lie between 0 and 1.")
     if name in ("yolov3", "yolov3-tiny"):
-        return _load_darknet(name, score_threshold)
+        cfg, numbers, names = _find([f"{name}.cfg", f"{name}.weights", "coco.names"])
+        return darknet_detector(cfg, numbers, _read_names(names), score_threshold)
     if name.endswith(".onnx"):
         return _load_onnx(ROOT / Path(name).expanduser(), score_threshold)
     if name.startswith("yolo"):
@@ -148,35 +149,34 @@ def letterbox(images: Tensor, size: tuple[int, int], fill: bool) -> tuple[Tensor
     return images, scale, torch.tensor([left, top], device=images.device)
 
 
-def read_boxes(middles: Tensor, scores: Tensor, names: list[str], score_threshold: float,
-               scale: float, corner: Tensor, width: int, height: int) -> Detections:
-    """Return what a YOLO found on one image, in the image's own pixels.
+def _yolo(look: Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]], names: list[str],
+          score_threshold: float, size: tuple[int, int], fill: bool, device: torch.device
+          ) -> Detector:
+    """Return the detector of a YOLO that sees images as `letterbox` fits them into `size`.
 
-    Args:
-        middles: (K, 4) of x, y of the middle, width and height, in pixels of the letterbox.
-        scores: (K, classes).
-        names, score_threshold: as in Detector.
-        scale, corner: as `letterbox` gave them.
-        width, height: of the image.
+    `look` says of each of such images (N, 3, H, W) where its boxes are (K, 4), as x and y of the
+    middle, width and height in pixels, and their scores (K, classes).
     """
-    best, labels = scores.max(1)
-    keep = best >= score_threshold / 2
-    middles, best, labels = middles[keep], best[keep], labels[keep]
-    half = middles[:, 2:] / 2
-    boxes = torch.cat([middles[:, :2] - half, middles[:, :2] + half], 1)
-    boxes = (boxes - corner.repeat(2)) / scale
-    boxes = torchvision.ops.clip_boxes_to_image(boxes, (height, width))
-    own = torchvision.ops.batched_nms(boxes, best, labels, SAME_BOX_OF_CLASS)
-    return _detections(boxes[own], labels[own], best[own], names, score_threshold)
+    @torch.inference_mode()
+    def predict(images: np.ndarray) -> list[Detections]:
+        batch, scale, corner = letterbox(_to_tensor(images, device), size, fill)
+        found = []
+        for middles, scores in look(batch):
+            best, labels = scores.max(1)
+            keep = best >= score_threshold / 2
+            middles, best, labels = middles[keep], best[keep], labels[keep]
+            boxes = torchvision.ops.box_convert(middles, "cxcywh", "xyxy")
+            boxes = (boxes - corner.repeat(2)) / scale  # in the image's own pixels
+            boxes = torchvision.ops.clip_boxes_to_image(boxes, images.shape[1:3])
+            own = torchvision.ops.batched_nms(boxes, best, labels, SAME_BOX_OF_CLASS)
+            found.append(_detections(boxes[own], labels[own], best[own], names, score_threshold))
+        return found
 
-
-def _load_darknet(name: str, score_threshold: float) -> Detector:
-    cfg, weights, names = _find([f"{name}.cfg", f"{name}.weights", "coco.names"])
-    return darknet_detector(cfg, weights, _read_names(names), score_threshold)
+    return Detector(names, predict, score_threshold)
 
 
 def _read_names(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editor may add a mark
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -192,15 +192,11 @@ def darknet_detector(cfg: Path, weights: Path, names: list[str], score_threshold
     model.load(weights)
     model = model.to(device, memory_format=torch.channels_last).eval()
 
-    @torch.inference_mode()
-    def predict(images: np.ndarray) -> list[Detections]:
-        height, width = images.shape[1:3]
-        batch, scale, corner = letterbox(_to_tensor(images, device), model.size, fill=False)
-        rows = model(batch.contiguous(memory_format=torch.channels_last))
-        return [read_boxes(row[:, :4], row[:, 5:], names, score_threshold, scale, corner, width,
-                           height) for row in rows]
+    def look(batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in model(batch.contiguous(memory_format=torch.channels_last)):
+            yield rows[:, :4], rows[:, 5:]
 
-    return Detector(names, predict, score_threshold)
+    return _yolo(look, names, score_threshold, model.size, False, device)
 
 
 def _find(names: list[str]) -> list[Path]:
@@ -209,18 +205,18 @@ def _find(names: list[str]) -> list[Path]:
     if root := os.environ.get("DATA_ROOT"):
         data = (ROOT / Path(root).expanduser()).resolve()
         places += [data, data / "detection", data.parent / "detection"]
-    found = {name: next((place / name for place in places if (place / name).is_file()), None)
-             for name in names}
-    missing = [name for name in names if not found[name]]
-    for name in missing:
-        found[name] = BY_HAND / name
-        try:
-            download(FILES[name][0], found[name], FILES[name][1])
-        except ConnectionError as error:
-            addresses = " ".join(FILES[name][0] for name in missing)
-            raise ConnectionError(f"{' and '.join(missing)} cannot be downloaded; put what these "
-                                  f"addresses give into {BY_HAND}: {addresses}") from error
-    return list(found.values())
+    found = [next((place / name for place in places if (place / name).is_file()), BY_HAND / name)
+             for name in names]
+    missing = [path for path in found if not path.is_file()]
+    try:
+        for path in missing:
+            download(FILES[path.name][0], path, FILES[path.name][1])
+    except ConnectionError as error:
+        missing = [path.name for path in missing]
+        addresses = " ".join(FILES[name][0] for name in missing)
+        raise ConnectionError(f"{' and '.join(missing)} cannot be downloaded; put what these "
+                              f"addresses give into {BY_HAND}: {addresses}") from error
+    return found
 
 
 def _load_onnx(path: Path, score_threshold: float) -> Detector:
@@ -234,11 +230,8 @@ def _load_onnx(path: Path, score_threshold: float) -> Detector:
                          "pip install opencv-python-headless") from None
     size, embedded = describe_onnx(path.read_bytes())
     beside = path.with_suffix(".names")
-    if beside.is_file():
-        names = _read_names(beside)
-    elif embedded:
-        names = embedded
-    else:
+    names = _read_names(beside) if beside.is_file() else embedded
+    if not names:
         raise ValueError(f"{path.name} does not name its classes: write them into {beside}, one a "
                          "line.")
     try:
@@ -247,19 +240,13 @@ def _load_onnx(path: Path, score_threshold: float) -> Detector:
         raise ValueError(f"OpenCV {cv2.__version__} cannot read {path.name} ({error.err}); export "
                          "it anew with opset 12 and a fixed size.") from None
 
-    def predict(images: np.ndarray) -> list[Detections]:
-        height, width = images.shape[1:3]
-        batch, scale, corner = letterbox(_to_tensor(images, torch.device("cpu")), size, fill=True)
-        found = []
+    def look(batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for image in batch.numpy():
             network.setInput(image[None])
             rows = torch.from_numpy(network.forward())[0]
-            middles, scores = _read_rows(rows, len(names), path.name)
-            found.append(read_boxes(middles, scores, names, score_threshold, scale, corner, width,
-                                    height))
-        return found
+            yield _read_rows(rows, len(names), path.name)
 
-    return Detector(names, predict, score_threshold)
+    return _yolo(look, names, score_threshold, size, True, torch.device("cpu"))
 
 
 def _read_rows(rows: Tensor, classes: int, file: str) -> tuple[Tensor, Tensor]:
@@ -280,16 +267,16 @@ def describe_onnx(data: bytes) -> tuple[tuple[int, int], list[str]]:
     first input, whose type, tensor, shape and dimensions are 2, 1, 2, 1; 14 is a note with key 1
     and value 2, such as ultralytics' "names". A free size becomes 640, what YOLO exports assume.
     """
-    graph = next((value for key, value in _fields(data) if key == 7), b"")
-    shape = next((value for key, value in _fields(graph) if key == 11), b"")
-    for step in (2, 1, 2):
+    shape = data
+    for step in (7, 11, 2, 1, 2):
         shape = next((value for key, value in _fields(shape) if key == step), b"")
     sides = [dict(_fields(side)).get(1, 0) for key, side in _fields(shape) if key == 1]
     height, width = (side if isinstance(side, int) and side > 0 else 640
                      for side in (sides + [0] * 4)[2:4])
     notes = [dict(_fields(value)) for key, value in _fields(data) if key == 14]
     text = next((note[2].decode() for note in notes if note.get(1) == b"names"), "{}")
-    return (height, width), list(ast.literal_eval(text).values())
+    names = ast.literal_eval(text)  # by their numbers; in older files of YOLOv5 a list
+    return (height, width), list(names.values() if isinstance(names, dict) else names)
 
 
 def _fields(message: bytes) -> list[tuple[int, int | bytes]]:

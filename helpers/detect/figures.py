@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from helpers.detect.rules import Event, Rules
 from helpers.detect.tracking import Track
+from helpers.evaluate.figures import dress
 from helpers.runs.text import for_figure
 
 RED, WHITE, DARK = (255, 59, 48), (255, 255, 255), (22, 26, 32)
@@ -160,8 +161,8 @@ def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Count
     warm = warm / max(warm.max(), 1e-9)
     axes.imshow(warm, cmap="inferno", alpha=.85 * warm ** .5, extent=(0, width, height, 0),
                 interpolation="bilinear")
-    who = " and ".join(f"{name}s" for name in heat_classes) or "vehicles"
-    axes.set_title(f"where {for_figure(who)} were", loc="left", weight="bold")
+    who = " or ".join(heat_classes) or "vehicle"
+    axes.set_title(f"where a {for_figure(who)} was", loc="left", weight="bold")
     axes.set_axis_off()
 
     axes = figure.add_subplot(grid[1, 1])
@@ -178,9 +179,7 @@ def draw_summary(frame: np.ndarray, events: list[Event], counts: dict[str, Count
     axes.set_xticks(range(len(roads)), [textwrap.fill(for_figure(road), 14, break_long_words=False)
                                         for road in roads])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(axis="y", color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     if labels:  # beside the bars, where it covers none
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, reverse=True)
     return figure
@@ -206,6 +205,4 @@ def _draw_events(axes: Axes, events: list[Event], rows: list[tuple[str, str]],
     axes.set_title(f"{len(events)} {plural}; a number is a vehicle's", loc="left", weight="bold")
     axes.set(xlabel="time in seconds", xlim=(0, max(duration, 1e-3)), ylim=(-.6, top + .6))
     axes.set_yticks(range(len(rows)), [f"{for_figure(zone)}\n{event}" for zone, event in rows])
-    axes.grid(axis="x", color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, "x")

@@ -44,13 +44,14 @@ def process(video: Video, detector: Detector, rules: Rules, settings: Settings =
             classes: list[str] | None = None, batch_size: int = 4) -> Iterator[Moment]:
     """Detect, follow and judge the vehicles of a video; yield each frame with what happens in it.
 
-    `classes` are followed, by default vehicles; `batch_size` frames are in memory at a time.
+    `classes` are followed, by default vehicles, or all that a detector knows if it names none of
+    them; `batch_size` frames are in memory at a time.
 
     Raises:
         ValueError: a class that the detector does not know.
     """
     if classes is None:
-        classes = [name for name in VEHICLES if name in detector.names]
+        classes = [name for name in VEHICLES if name in detector.names] or detector.names
     check_classes(classes, detector.names, "classes")
     for zone in rules.zones:
         check_classes(zone.forbidden, detector.names, f"zone {zone.name!r}")
@@ -61,45 +62,21 @@ def _process(video: Video, detector: Detector, rules: Rules, settings: Settings,
              classes: list[str], batch_size: int) -> Iterator[Moment]:
     tracker = Tracker(classes, detector.score_threshold, settings)
     judge = Judge(rules, video.width, video.height, settings)
-    frames, numbers = iter(video), itertools.count()
+    frames = enumerate(video)
     with tqdm(total=round(video.duration * video.fps), unit="frame", disable=None) as bar:
         while batch := list(itertools.islice(frames, batch_size)):
-            found = detector.predict(np.stack([image for _, image in batch]))
-            for (moment, image), detections in zip(batch, found, strict=True):
-                number = next(numbers)
-                tracks = tracker.update(detections, moment)
-                yield Moment(number, moment, image, tracks, judge.update(tracks, number, moment))
+            found = detector.predict(np.stack([image for _, (_, image) in batch]))
+            for (number, (time, image)), detections in zip(batch, found, strict=True):
+                tracks = tracker.update(detections, time)
+                yield Moment(number, time, image, tracks, judge.update(tracks, number, time))
                 bar.update()
 
 
-class EventTable:
-    """Write events as rows of a CSV file, each as soon as it happens; use it with `with`."""
-
-    def __init__(self, path: Path):
-        self.file = path.open("w", newline="", encoding="utf-8")  # noqa: SIM115
-        self.writer = csv.writer(self.file)
-        self.writer.writerow(COLUMNS)
-
-    def add(self, moment: Moment) -> None:
-        """Write the events of one frame."""
-        for event in moment.events:
-            self.writer.writerow([event.frame, f"{event.time:.3f}", event.track, event.label,
-                                  event.event, event.zone, *event.box.round(1).tolist()])
-            self.file.flush()
-
-    def __enter__(self) -> "EventTable":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.file.close()
-
-
 class Film:
-    """Write the annotated frames as an mp4 and keep up to three of them; use it with `with`."""
+    """Write annotated frames and keep up to three of them."""
 
-    def __init__(self, path: Path, video: Video, rules: Rules):
-        self.annotator = Annotator(rules, video.width, video.height)
-        self.writer = Writer(path, video.width, video.height, video.fps)
+    def __init__(self, annotator: Annotator, writer: Writer):
+        self.annotator, self.writer = annotator, writer
         self.recent: list[Event] = []
         self.keys: list[tuple[float, np.ndarray]] = []  # of events
         self.first = self.last = None
@@ -121,27 +98,18 @@ class Film:
         keys = dict([*self.keys, self.last, self.first][:3])
         return sorted(keys.items(), key=lambda key: key[0])
 
-    def __enter__(self) -> "Film":
-        return self
 
-    def __exit__(self, *exception) -> None:
-        self.writer.close()
+def count_places(tracks: list[Track], classes: list[str], heat: np.ndarray,
+                 size: tuple[int, int]) -> None:
+    """Add the vehicles of some classes (none: of all) to a grid over a frame of (width, height).
 
-
-class HeatMap:
-    """Count where vehicles of some classes stand, on a grid over the frame; no class: all do."""
-
-    def __init__(self, classes: list[str], width: int, height: int):
-        self.classes, self.size = classes, np.array([width, height])
-        self.counts = np.zeros(GRID)
-
-    def add(self, moment: Moment) -> None:
-        """Count the vehicles of one frame; those cut by its lower edge stand outside of it."""
-        for track in moment.tracks:
-            x, y = track.foot / self.size
-            is_meant = not self.classes or track.label in self.classes
-            if is_meant and 0 <= x < 1 and 0 <= y < .99:
-                self.counts[int(y * GRID[0]), int(x * GRID[1])] += 1
+    Those cut by the frame's lower edge stand outside of it.
+    """
+    for track in tracks:
+        x, y = track.foot / size
+        is_meant = not classes or track.label in classes
+        if is_meant and 0 <= x < 1 and 0 <= y < .99:
+            heat[int(y * GRID[0]), int(x * GRID[1])] += 1
 
 
 @dataclass
@@ -153,7 +121,7 @@ class Summary:
     events: list[Event]
     vehicles: Counter  # class -> number of vehicles
     counts: dict[str, Counter]  # road -> class -> number of vehicles
-    heat: HeatMap
+    heat: np.ndarray  # a grid over the frame: how often a vehicle stood there
     frames: int
     duration: float
     warning: str  # what was wrong with the file, or empty
@@ -168,24 +136,29 @@ def record(moments: Iterable[Moment], video: Video, rules: Rules, folder: str | 
     """
     folder = Path(folder)
     forbidden = sorted({name for zone in rules.zones for name in zone.forbidden})
-    heat = HeatMap(forbidden, video.width, video.height)
+    heat, size = np.zeros(GRID), (video.width, video.height)
     tracks: dict[int, Track] = {}
     events, first = [], None
     with naming_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (Film(folder / "annotated.mp4", video, rules) as film,
-              EventTable(folder / "events.csv") as table):
+        with (Writer(folder / "annotated.mp4", *size, video.fps) as writer,
+              (folder / "events.csv").open("w", 1, "utf-8", newline="") as file):
+            film, table = Film(Annotator(rules, *size), writer), csv.writer(file)
+            table.writerow(COLUMNS)
             for moment in moments:
                 if first is None:
                     first = moment.image
                     draw_rules(first, rules).savefig(folder / "rules.png", **PICTURE)
-                for reader in (film, table, heat):
-                    reader.add(moment)
+                film.add(moment)
+                count_places(moment.tracks, forbidden, heat, size)
+                for event in moment.events:  # in the file at once: it is buffered line by line
+                    table.writerow([event.frame, f"{event.time:.3f}", event.track, event.label,
+                                    event.event, event.zone, *event.box.round(1).tolist()])
                 events += moment.events
                 tracks |= {track.number: track for track in moment.tracks}
         counts = {zone.name: Counter(t.label for t in tracks.values() if zone.name in t.zones)
                   for zone in rules.zones}
-        figure = draw_summary(first, events, counts, heat.counts, forbidden, moment.time)
+        figure = draw_summary(first, events, counts, heat, forbidden, moment.time)
         figure.savefig(folder / "summary.png", **PICTURE)
     return Summary(first, film.key_frames(), events, Counter(t.label for t in tracks.values()),
                    counts, heat, moment.frame + 1, moment.time, video.warning)

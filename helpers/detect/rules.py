@@ -5,6 +5,7 @@ the bottom centre of its box is.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,24 +144,21 @@ class Judge:
         """Return the events of one frame; `tracks` are the vehicles seen in it."""
         step = 0.0 if self.time is None else time - self.time
         self.time = time
-        if not tracks:
-            return []
-        events = []
-        feet = np.array([track.foot for track in tracks]).clip(0, self.size - 1)
+        return [Event(frame, time, track.number, track.label, *rule, track.box.copy())
+                for track, rule, is_broken in self._look(tracks)
+                if self._counts(track, rule, is_broken, step, tracks)]
+
+    def _look(self, tracks: list[Track]) -> Iterator[tuple[Track, tuple[str, str], bool]]:
+        """Yield each vehicle and rule (kind, zone or lane), and whether it is broken now."""
+        feet = np.array([track.foot for track in tracks]).reshape(-1, 2).clip(0, self.size - 1)
         for name, polygon, forbidden in self.zones:
             for track, inside in zip(tracks, polygon.contains_points(feet), strict=True):
                 if inside:
                     track.zones.add(name)
-                if self._counts(track, (FORBIDDEN, name), inside and track.label in forbidden,
-                                step, tracks):
-                    events.append((track, FORBIDDEN, name))
+                yield track, (FORBIDDEN, name), inside and track.label in forbidden
         for name, polygon, arrows in self.lanes:
             for track, inside in zip(tracks, polygon.contains_points(feet), strict=True):
-                if self._counts(track, (WRONG_DIRECTION, name),
-                                inside and self._is_against(track, arrows), step, tracks):
-                    events.append((track, WRONG_DIRECTION, name))
-        return [Event(frame, time, track.number, track.label, event, name, track.box.copy())
-                for track, event, name in events]
+                yield track, (WRONG_DIRECTION, name), inside and self._is_against(track, arrows)
 
     def _counts(self, track: Track, rule: tuple[str, str], is_broken: bool, step: float,
                 tracks: list[Track]) -> bool:

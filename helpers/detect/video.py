@@ -1,6 +1,7 @@
 """How a video is read, frame by frame, and written as an mp4 that browsers play."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class Video:
                 stream = container.streams.video[0]
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)
                 length = stream.duration and float(stream.duration * stream.time_base)
+                if tag := stream.metadata.get("DURATION"):  # webm and mkv, as "00:01:02.3"
+                    length = float(np.dot([float(x) for x in tag.split(":")], [3600, 60, 1]))
                 if container.format.name == "avi":  # a cut file's header still counts all frames
                     length = stream.frames / self.fps
                 self.duration = length or (container.duration or 0) / 1e6  # seconds, 0: unknown
@@ -84,7 +87,7 @@ class Video:
                             f"{self.duration:.1f} s, could be read, and these were processed.")
 
 
-class Writer:
+class Writer(AbstractContextManager):
     """Write frames and their times as H.264 in an mp4 that browsers play; use it with `with`."""
 
     def __init__(self, path: str | Path, width: int, height: int, fps: float):
@@ -105,13 +108,7 @@ class Writer:
         frame.pts, frame.time_base = self.last, Fraction(1, 90000)
         self.container.mux(self.stream.encode(frame))
 
-    def close(self) -> None:
+    def __exit__(self, *exception) -> None:
         """Write what is still to be written."""
         self.container.mux(self.stream.encode())
         self.container.close()
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()

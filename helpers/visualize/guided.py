@@ -17,20 +17,10 @@ from helpers.visualize.receptive_field import ReceptiveField, Trace
 
 RECTIFIERS = {"relu": "ReLU", "relu6": "ReLU6", "threshold": "threshold", "clamp": "clamp(min=0)"}
 OTHERS = {
-    "leaky_relu": "LeakyReLU",
-    "rrelu": "RReLU",
-    "prelu": "PReLU",
-    "elu": "ELU",
-    "selu": "SELU",
-    "celu": "CELU",
-    "gelu": "GELU",
-    "silu": "SiLU",
-    "mish": "Mish",
-    "hardswish": "Hardswish",
-    "hardtanh": "Hardtanh",
-    "softplus": "Softplus",
-    "tanh": "tanh",
-}
+    "leaky_relu": "LeakyReLU", "rrelu": "RReLU", "prelu": "PReLU", "elu": "ELU", "selu": "SELU",
+    "celu": "CELU", "gelu": "GELU", "silu": "SiLU", "mish": "Mish", "hardswish": "Hardswish",
+    "hardtanh": "Hardtanh", "softplus": "Softplus", "tanh": "tanh",
+}  # fmt: skip
 Neuron = tuple[int, int, int]
 
 

@@ -17,14 +17,13 @@ from helpers.visualize.guided import Neuron, feature_maps, spatial_layers
 class Excitations:
     """The strongest response of each channel of a layer to each image.
 
-    `values` (N, C); `rows`, `columns` (N, C) say where on the channel's map of `size`.
+    `values` (N, C); `rows`, `columns` (N, C) say where on the channel's map.
     """
 
     layer: str
     values: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
-    size: tuple[int, int]
 
     @property
     def dead(self) -> list[int]:
@@ -72,9 +71,8 @@ def excitations(
         best = maps.flatten(2).max(2)
         values.append(best.values.cpu())
         places.append(best.indices.cpu())
-    size = tuple(maps.shape[2:])
-    place = torch.cat(places)
-    return Excitations(layer, torch.cat(values), place // size[1], place % size[1], size)
+    place, width = torch.cat(places), maps.shape[3]
+    return Excitations(layer, torch.cat(values), place // width, place % width)
 
 
 def stages(model: nn.Module, images: torch.Tensor, least: int = 1) -> list[str]:

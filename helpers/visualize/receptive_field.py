@@ -11,6 +11,11 @@ POINTWISE = {
     *("mish", "hardswish", "hardtanh", "softplus", "tanh", "sigmoid", "clamp", "clamp_min"),
     *("threshold", "batch_norm", "dropout", "dropout2d", "clone", "contiguous", "to"),
 }
+ARGUMENTS = {
+    "conv2d": "input weight bias stride padding dilation",
+    "max_pool2d": "input kernel_size stride padding dilation",
+    "avg_pool2d": "input kernel_size stride padding",
+}
 SUMS = {"add", "iadd", "radd"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
 
@@ -102,20 +107,14 @@ class Trace(TorchFunctionMode):
         if name in CONCATENATIONS:
             return self._union(arguments[0])
         field = self.field_of(arguments[0]) if arguments else None
-        if field is None or kwargs.get("training"):
+        options = {**dict(zip(ARGUMENTS.get(name, "").split(), args, strict=False)), **kwargs}
+        if field is None or options.get("training"):
             return None
         if name in POINTWISE:
             return field
-        if name == "conv2d":
-            options = _named("input weight bias stride padding dilation", args, kwargs)
-            options["kernel_size"] = options["weight"].shape[-2:]
-        elif name == "max_pool2d":
-            options = _named("input kernel_size stride padding dilation", args, kwargs)
-        elif name == "avg_pool2d":
-            options = _named("input kernel_size stride padding", args, kwargs)
-        else:
+        if name not in ARGUMENTS:
             return None
-        kernel = options["kernel_size"]
+        kernel = options["weight"].shape[-2:] if name == "conv2d" else options["kernel_size"]
         stride = options.get("stride") or (1 if name == "conv2d" else kernel)
         sizes = (kernel, stride, options.get("padding", 0), options.get("dilation", 1))
         rows, columns = zip(*(_pair(size) for size in sizes), strict=True)
@@ -132,10 +131,6 @@ class Trace(TorchFunctionMode):
             low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
             union.append(Axis(axes[0].jump, low, high))
         return union[0], union[1]
-
-
-def _named(names: str, args: tuple, kwargs: dict) -> dict:
-    return {**dict(zip(names.split(), args, strict=False)), **kwargs}
 
 
 def _pair(size) -> tuple:

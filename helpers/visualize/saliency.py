@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from helpers.visualize.guided import GuidedRule, prepared
 
-METHODS = (
-    "gradient", "guided backprop", "Grad-CAM", "integrated gradients", "occlusion"
-)  # fmt: skip
+METHODS = "gradient", "guided backprop", "Grad-CAM", "integrated gradients", "occlusion"
 
 
 def explain(

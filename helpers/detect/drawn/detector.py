@@ -48,17 +48,16 @@ def drawn_detector(path: Path, steps: int, seed: int, score_threshold: float = .
         pass
     except DamagedFile:
         print(f"{path.name} is damaged: the detector is trained again")
-    if (kept.get("steps"), kept.get("seed")) == (steps, seed):
-        model = build_small_fcos(len(kept["names"]), kept["image_size"])
-        model.load_state_dict(kept["model"])
-        return as_detector(model, kept["names"], score_threshold)
-    images, targets = traffic.draw_scenes(SCENES, seed)
-    model, names = _train(images, targets, steps, seed)
-    kept = {"model": model.state_dict(), "names": names, "image_size": images.shape[1:3],
-            "steps": steps, "seed": seed}  # fmt: skip
-    with whole(path) as temporary:
-        torch.save(kept, temporary)
-    return as_detector(model, names, score_threshold)
+    if (kept.get("steps"), kept.get("seed")) != (steps, seed):
+        images, targets = traffic.draw_scenes(SCENES, seed)
+        model, names = train_detector(images, targets, steps, seed)
+        kept = {"model": model.state_dict(), "names": names, "image_size": images.shape[1:3],
+                "steps": steps, "seed": seed}  # fmt: skip
+        with whole(path) as temporary:
+            torch.save(kept, temporary)
+    model = build_small_fcos(len(kept["names"]), kept["image_size"])
+    model.load_state_dict(kept["model"])
+    return as_detector(model, kept["names"], score_threshold)
 
 
 def build_small_fcos(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
@@ -81,19 +80,13 @@ def build_small_fcos(num_classes: int, image_size: tuple[int, int]) -> nn.Module
                           head=FCOSHead(64, 1, num_classes, num_convs=2))
 
 
-def train_detector(images: np.ndarray, targets: list[dict], steps: int = 150, seed: int = 0,
-                   batch_size: int = 12, lr: float = 3e-3, score_threshold: float = .5
-                   ) -> Detector:
-    """Train a small detector from scratch on images (N, H, W, 3) uint8.
+def train_detector(images: np.ndarray, targets: list[dict], steps: int, seed: int,
+                   batch_size: int = 12, lr: float = 3e-3) -> tuple[nn.Module, list[str]]:
+    """Train a small network from scratch on images (N, H, W, 3) uint8; `as_detector` wraps it.
 
     Each target holds "boxes" (K, 4) in pixels and "labels", K class names. Images are mirrored
-    and their brightness varied at random.
+    and their brightness varied at random. Returns the network and the name of each label.
     """
-    return as_detector(*_train(images, targets, steps, seed, batch_size, lr), score_threshold)
-
-
-def _train(images: np.ndarray, targets: list[dict], steps: int, seed: int, batch_size: int = 12,
-           lr: float = 3e-3) -> tuple[nn.Module, list[str]]:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     keep_memory()

@@ -61,7 +61,7 @@ class Model:
     """Build a thing from convex parts with painted patches; x is forward, z up, in metres."""
 
     def __init__(self):
-        self.faces, self.normals, self.colours, self.parts = [], [], [], []
+        self.faces, self.colours, self.parts = [], [], []
         self.levels, self.middles = [], []
 
     def prism(self, profile: list, colour: tuple, sides: tuple | None = None,
@@ -85,14 +85,7 @@ class Model:
 
     def patch(self, corners: list | np.ndarray, colour: tuple) -> None:
         """Paint a flat face on the last part; it is seen from outside only."""
-        face = np.array(corners, float)
-        (ax, ay, az), (bx, by, bz) = (face[1:3] - face[0]).tolist()
-        # np.cross takes most of a scene's time for what is six products.
-        normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
-        normal /= np.sqrt(normal @ normal)
-        outward = normal @ (face.mean(0) - self.middles[-1]) > 0
-        self.faces.append(face if outward else face[::-1])
-        self.normals.append(normal if outward else -normal)
+        self.faces.append(np.array(corners, float))
         self.colours.append(colour)
         self.parts.append(len(self.middles) - 1)
 
@@ -122,9 +115,13 @@ class Model:
         """Lay the faces out as arrays, ready to be drawn many times."""
         self.vertices = np.concatenate(self.faces)
         self.starts = np.cumsum([0] + [len(face) for face in self.faces])
-        self.normals, self.colours = np.array(self.normals), np.array(self.colours)
-        self.parts = np.array(self.parts)
+        self.colours, self.parts = np.array(self.colours), np.array(self.parts)
         self.levels, self.middles = np.array(self.levels), np.array(self.middles)
+        sides = np.array([face[1:3] - face[0] for face in self.faces])
+        normals = np.cross(sides[:, 0], sides[:, 1])
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        away = np.array([face.mean(0) for face in self.faces]) - self.middles[self.parts]
+        self.normals = normals * np.sign((normals * away).sum(1, keepdims=True))  # outwards
         self.length = np.ptp(self.vertices[:, 0])
         return self
 

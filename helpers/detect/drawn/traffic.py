@@ -17,14 +17,7 @@ from scipy.spatial import ConvexHull
 
 from helpers.detect.drawn import scene
 from helpers.detect.drawn.scene import FAR, NEAR, SIZE, Camera, Model, Scene
-from helpers.detect.rules import (
-    FORBIDDEN,
-    WRONG_DIRECTION,
-    Event,
-    Lane,
-    Rules,
-    Zone,
-)
+from helpers.detect.rules import FORBIDDEN, WRONG_DIRECTION, Event, Lane, Rules, Zone
 from helpers.detect.tracking import box_iou
 from helpers.detect.video import Writer
 from helpers.runs.progress import tqdm
