@@ -38,7 +38,7 @@ report: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)/tests/offline" $(BIN)/python -m pytest --nbmake \
-		--nbmake-timeout=600 --timeout=0 -n 2 --dist worksteal --durations=9 $(NOTEBOOKS)
+		--nbmake-timeout=600 --timeout=0 -n 2 --maxschedchunk=1 --durations=9 $(NOTEBOOKS)
 
 test-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(QUICK)
