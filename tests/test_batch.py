@@ -178,7 +178,8 @@ def test_dry_run_writes_parameters_and_runs_nothing(home, capsys):
     ("arguments", "message"),
     [
         (["--rows", "best"], "--rows best fits none of good"),
-        (["--set", "epochs"], "--set epochs should be NAME=VALUE"),
+        (["--set", "epochs"], "epochs should be NAME=VALUE"),
+        (["--set", "filters=[8"], "no value in YAML"),
         (["--set", "epoch=1"], "unknown parameter 'epoch', did you mean 'epochs'"),
         (["--dataset", "tiny_natur"], "'tiny_natur' is not known, did you mean 'tiny_nature'"),
         (["--jobs", "0"], "--jobs 0 should be at least 1"),

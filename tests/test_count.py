@@ -329,7 +329,7 @@ def test_tables():
     )
     lines = table(count(small_network(), 10)).splitlines()
     assert lines[2] == (
-        "| 0 | Conv2d | 4 × 8 × 8 | 112 | 8·8·3·3·3·4 | 6,912 | 13,824 | 6,912 | yes |"
+        "| 0 | Conv2d | 4×8×8 | 112 | 8·8·3·3·3·4 | 6,912 | 13,824 | 6,912 | yes |"
     )
     assert lines[-1].startswith("| **total** |  |  | 521 |  | 7,704 | 15,408 | 7,704 | yes |")
     assert "| 1 | 2 | **no** |" in match_table({"": (1, 2)})

@@ -70,6 +70,23 @@ def test_way_that_is_unknown_or_no_list_stops_before_training(config):
     assert not list(Path(config.runs_root).iterdir())
 
 
+def test_a_way_that_the_stages_would_overrule_stops(config):
+    config = config.replace(stages=[{"epochs": 1, "freeze": "nothing"}])
+    with pytest.raises(ConfigError, match="stages with their own freeze"):
+        fine_tune.compare(config, ["all_but_head"])
+
+
+@pytest.mark.parametrize(("best", "epochs"), [(2, [2]), (4, [3, 1])])
+def test_once_more_takes_each_stage_up_to_the_best_epoch(config, monkeypatch, best, epochs):
+    config = config.replace(early_stopping=2, stages=[{"epochs": 5}, {"epochs": 6, "lr": 0.01}])
+    history = [{"stage": stage} for stage in (1, 1, 1, 2, 2, 2)]  # the first was ended early
+    run = SimpleNamespace(config=config, metrics={"best_epoch": best}, history=history)
+    monkeypatch.setattr(fine_tune, "train", lambda config: config)
+    again = fine_tune.retrain(run)
+    assert [stage.epochs for stage in again.stages] == epochs
+    assert [stage.lr for stage in again.stages] == [None, 0.01][: len(epochs)]
+
+
 def test_once_more_with_every_image(config, images, monkeypatch):
     config = config.replace(early_stopping=1, epochs=4, schedule="plateau", name="first")
     run = train(config)

@@ -308,7 +308,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "—"
+    return "×".join(map(str, shape)) or "—"
 
 
 def _match(same: bool) -> str:

@@ -23,14 +23,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
-import yaml
 from filelock import FileLock, Timeout
 
 from helpers import ROOT
 from helpers.report import rows
 from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
-from helpers.runs.config import ConfigError
+from helpers.runs.config import ConfigError, read_values
 from helpers.runs.files import CannotWrite, naming_the_disk, readable_json
 from helpers.runs.progress import tqdm
 from helpers.runs.text import for_terminal
@@ -278,12 +277,7 @@ def _read(options: argparse.Namespace) -> list[Execution]:
     """Read the files and options; raises ExperimentError in one sentence."""
     if options.jobs < 1:
         raise ExperimentError(f"--jobs {options.jobs} should be at least 1")
-    changes = {}
-    for pair in options.changes:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ExperimentError(f"--set {pair} should be NAME=VALUE, such as epochs=1")
-        changes[name] = yaml.safe_load(value)
+    changes = read_values(options.changes)
     known = [row for path in dict.fromkeys(options.files) for row in rows.load(path)]
 
     def fits(row: rows.Row, name: str) -> bool:

@@ -163,7 +163,7 @@ def _plan_one(
 ) -> Execution:
     stays = row.notebook not in (SWEEPING, *TRAINING)
     known = _parameters(row)
-    report = rows.folder_of(row.report, "" if stays else Path(dataset).name)
+    report = rows.folder_of(row.report, "" if stays else Path(dataset.removeprefix("folder:")).name)
     run = Run(ROOT / runs_root / report / name)
     folder = ROOT / runs_root / "batch" / report / name
     sweep, remarks = None, ""

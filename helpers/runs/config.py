@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import ROOT
@@ -323,6 +324,21 @@ def parse_freeze(strategy: str) -> tuple[str, int]:
             f"with a number for K"
         )
     return form, int(re.search(r"\d+", strategy).group()) if "_K_" in form else 0
+
+
+def read_values(pairs: Iterable[str]) -> dict:
+    """Read a command line's NAME=VALUE, values as in YAML; raises ConfigError for another form."""
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{pair} should be NAME=VALUE, such as epochs=1")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{pair} is no value in YAML, such as filters=[8, 16, 32, 64, 128]"
+                              ) from None  # fmt: skip
+    return values
 
 
 def did_you_mean(name: str, known) -> str:

@@ -147,7 +147,7 @@ def lock(path: Path, work: str) -> Iterator[None]:
 
 def reserve(path: Path, size: int) -> None:
     """Take room for a file on the disk now; a full disk would end a later write by a signal."""
-    # Where the file system has no such call, the C library's own refuses files that are appended to.
+    # Without such a call in the file system, the C library refuses files that are appended to.
     with naming_the_disk(path), path.open("r+b" if path.exists() else "wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import optuna
 import torch
-import yaml
 from optuna.trial import TrialState
 
 from helpers import ROOT, data
-from helpers.runs.config import Config, ConfigError
+from helpers.runs.config import Config, ConfigError, read_values
 from helpers.runs.files import CannotWrite, readable_json, write_atomically, write_json
 from helpers.runs.folder import Run, find_runs
 from helpers.runs.progress import tqdm
@@ -323,8 +322,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what it would take")
     options = parser.parse_intermixed_args()
     try:
-        pairs = [pair.partition("=") for pair in options.parameters]
-        config = Config(**{name: yaml.safe_load(value) for name, _, value in pairs})
+        config = Config(**read_values(options.parameters))
         if options.dry_run:
             print(preview(options.file, config, options.workers))
             return

@@ -4,6 +4,7 @@ Start with `compare`; each way is an ordinary run.
 """
 
 import re
+from collections import Counter
 
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run, shorten
@@ -54,6 +55,8 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
         elif way == SCRATCH:
             changes, name = {"weights": "none", "freeze": "nothing", "stages": []}, way
         else:
+            if any(stage.freeze for stage in config.stages):
+                raise ConfigError(f"compare: stages with their own freeze would leave '{way}' out")
             changes, name = {"freeze": way}, str(way)
         own = f"{config.name}-{re.sub(r'[^0-9A-Za-z_.-]+', '-', name)}" if config.name else ""
         found[name] = config.replace(**changes, name=own)
@@ -87,13 +90,20 @@ def compare(config: Config, ways: list[str | dict], seeds: int = 1) -> dict[str,
 def retrain(run: Run) -> Run:
     """Train a chosen run once more, on its training and validation images together.
 
-    As many epochs as before; where early stopping ended the run, as many as its best one took.
+    As many epochs as before; where early stopping watched over the run, as many as its best one
+    took, in each of its stages.
     Nothing is left to choose an epoch by, so the last one's weights are kept.
     """
     config = run.config
-    epochs = run.metrics["best_epoch"] if config.early_stopping else config.epochs
+    epochs, stages = config.epochs, [stage.model_dump() for stage in config.stages]
+    if config.early_stopping:
+        epochs = run.metrics["best_epoch"]
+        taken = Counter(row["stage"] for row in run.history[:epochs])
+        stages = [stage | {"epochs": taken[number]}
+                  for number, stage in enumerate(stages, start=1) if taken[number]]  # fmt: skip
     schedule = "none" if config.schedule == "plateau" else config.schedule
     name = f"{config.name}-final" if config.name else ""
     return train(config.replace(
-        val_fraction=0.0, early_stopping=0, epochs=epochs, schedule=schedule, name=name
+        val_fraction=0.0, early_stopping=0, epochs=epochs, stages=stages, schedule=schedule,
+        name=name,
     ))  # fmt: skip
