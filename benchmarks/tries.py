@@ -99,12 +99,16 @@ def try_02() -> None:
             print(f"  first epoch with {level:.0%}: {reached}")
         gaps = [run.history[-1]["train_accuracy"] - run.history[-1]["val_accuracy"] for run in runs]
         print(f"  training minus validation accuracy at the end: {np.mean(gaps):+.1%}")
-    try:
-        run = train(base.replace(lr=1.0, name="lr1"))
-        print(f"lr 1.0: {run.metrics['val']['accuracy']:.1%}")
-    except TrainingDiverged as error:
-        print(f"lr 1.0: {error}")
-    print("left:", sorted(path.name for path in (ROOT / FOLDER / "lr1").iterdir()))
+    for change in (
+        {"lr": 1.0, "name": "lr1"},
+        {"lr": 10.0, "optimizer": "sgd", "batch_norm": False, "name": "lr10"},
+    ):
+        try:
+            print(f"{change}: {train(base.replace(**change)).metrics['val']['accuracy']:.1%}")
+        except TrainingDiverged as error:
+            print(f"{change}: {error}")
+        left = (ROOT / FOLDER / change["name"]).iterdir()
+        print("  left:", sorted(path.name for path in left))
 
 
 def try_03() -> None:

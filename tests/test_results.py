@@ -55,7 +55,7 @@ def test_records_of_other_code_are_never_averaged_with_these(runs, tmp_path):
     assert "2 recorded, abcdef0" in text and "commit 0123456, A device" in text
     empty = tmp_path / "empty"
     text = Page(page.write_report(empty, tmp_path / "out").read_text()).sections["The ledger"]
-    assert "1 recorded, 0123456" in text and "not run: scratch_lr.1, scratch_lr.01," in text
+    assert "1 recorded, 0123456" in text and "not run here: scratch_lr.1, scratch_lr.01," in text
 
 
 def test_a_record_of_other_parameters_is_none_of_the_row(runs):

@@ -16,6 +16,7 @@ from helpers.models import rebuild
 from helpers.models.device import batch_size_without_gradients, choose_device, choose_dtype
 from helpers.runs.config import Config
 from helpers.runs.folder import Run, now
+from helpers.runs.progress import tqdm
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,13 @@ class Evaluation:
         ]
 
 
-def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.Tensor:
+def predict(
+    model: torch.nn.Module, images: ImageSet, config: Config, quiet: bool = True
+) -> torch.Tensor:
     """Return the logits, float32 (N, C) on the CPU, of images that are never augmented.
 
-    The model is used in eval mode; every part of it is left in the mode it was in.
+    The model is used in eval mode; every part of it is left in the mode it was in. Where it is
+    not `quiet`, a progress bar shows what takes more than two seconds.
     """
     device = next(model.parameters()).device
     dtype = choose_dtype(config, device)
@@ -119,7 +123,9 @@ def predict(model: torch.nn.Module, images: ImageSet, config: Config) -> torch.T
     logits = []
     try:
         with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
-            for pixels, _ in batches(images, chunks, device, prepare):
+            work = batches(images, chunks, device, prepare)
+            for pixels, _ in tqdm(work, "Measuring", len(chunks), unit="batch", leave=False,
+                                  delay=2, disable=quiet or None):  # fmt: skip
                 logits.append(model(pixels).float())
     finally:
         for module, training in modes:
@@ -131,7 +137,7 @@ def evaluate(model: torch.nn.Module, images: ImageSet, config: Config) -> Evalua
     """Measure a model on one set of images; every average is over images."""
     if len(images) == 0:
         raise ValueError("there are no images to evaluate on: this split is empty")
-    return measure(predict(model, images, config), images)
+    return measure(predict(model, images, config, quiet=False), images)
 
 
 def measure(logits: torch.Tensor, images: "ImageSet | Evaluation") -> Evaluation:

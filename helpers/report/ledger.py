@@ -6,7 +6,8 @@ The rules:
   and our count is the right value, else *differs*. A rounded one (3.4 M) is equal when it is less
   than one unit of its last digit away, a bound (< 10 M) when it holds.
 - An accuracy is *reproduced* when the stated value lies within the mean ± 2 standard deviations of
-  at least three runs, or within 2 points of the mean; otherwise it is *better* or *worse*.
+  at least three runs, or within 2 points of the mean; otherwise it is *better* or *worse*. Where
+  that deviation is above 5 points the runs disagree among themselves: shown and not judged.
 - Losses, epochs and numbers of runs are shown and not judged: reports average losses differently,
   and the others are chosen, not measured.
 - A run on other data than the report's, or with other parameters, is never judged.
@@ -29,6 +30,7 @@ from helpers.runs.folder import Run
 from helpers.runs.text import for_markdown
 
 POINTS = 2.0  # percentage points
+DISAGREE = 5.0  # standard deviation in points beyond which runs say nothing together
 COUNTS = ("parameters", "trainable")
 OWN = ("val_accuracy", "test_accuracy", "epochs", "parameters")  # shown of rows of our own
 NOT_JUDGED = "shown"
@@ -95,8 +97,10 @@ def judge(
     mean = statistics.mean(values)
     if "accuracy" in measure:
         there = number(stated)
-        spread = 2 * statistics.stdev(values) if len(values) >= 3 else 0.0
-        if abs(mean - there) <= max(POINTS, spread) or (there != stated and fits(stated, mean)):
+        spread = statistics.stdev(values) if len(values) >= 3 else 0.0
+        if spread > DISAGREE:
+            return NOT_JUDGED
+        if abs(mean - there) <= max(POINTS, 2 * spread) or (there != stated and fits(stated, mean)):
             return "reproduced"
         return "better" if mean > there else "worse"
     if "loss" in measure or measure in ("epochs", "runs"):

@@ -116,7 +116,7 @@ class Config(BaseModel):
     # Training
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
     lr: float = Field(3e-3, gt=0, le=100)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd and rmsprop
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd and rmsprop; one_cycle sets its own
     nesterov: bool = False
     weight_decay: float = Field(0.05, ge=0, le=1)
     schedule: Literal["none", "step", "cosine", "one_cycle", "plateau"] = "one_cycle"

@@ -163,7 +163,7 @@ def comparison_table(comparisons: list[Comparison]) -> Figure:
         axes.plot([scale * found.low, scale * found.high], [place, place], color=color, lw=3)
         axes.plot(scale * found.mean, place, "o", color=color, ms=8, mec="white")
     axes.axvline(0, color=GRAY, lw=0.8)
-    names = [for_figure(found).split(":")[0] + f" ({found.pairs})" for found in shown]
+    names = [for_figure(str(found).split(":")[0]) + f" ({found.pairs})" for found in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=9)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     unit = " in points" if shown and shown[0].metric.endswith("accuracy") else ""

@@ -55,7 +55,7 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
         elif way == SCRATCH:
             changes, name = {"weights": "none", "freeze": "nothing", "stages": []}, way
         else:
-            if any(stage.freeze for stage in config.stages):
+            if way != config.freeze and any(stage.freeze for stage in config.stages):
                 raise ConfigError(f"compare: stages with their own freeze would leave '{way}' out")
             changes, name = {"freeze": way}, str(way)
         own = f"{config.name}-{re.sub(r'[^0-9A-Za-z_.-]+', '-', name)}" if config.name else ""

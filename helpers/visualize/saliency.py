@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.runs.progress import tqdm
 from helpers.visualize.guided import GuidedRule, prepared
 
 METHODS = "gradient", "guided backprop", "Grad-CAM", "integrated gradients", "occlusion"
@@ -149,7 +150,7 @@ def sanity_check(
     """
     methods = METHODS[:-1]
     steps = {"trained": explain(model, images, targets, layer, methods)}
-    for name, copied in randomised(model, seed):
+    for name, copied in tqdm(randomised(model, seed), "Randomising", disable=None, leave=False):
         steps[name] = explain(copied, images, targets, layer, methods)
     return steps
 
