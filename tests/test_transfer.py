@@ -74,6 +74,8 @@ def test_a_way_that_the_stages_would_overrule_stops(config):
     config = config.replace(stages=[{"epochs": 1, "freeze": "nothing"}])
     with pytest.raises(ConfigError, match="stages with their own freeze"):
         fine_tune.compare(config, ["all_but_head"])
+    (way,) = fine_tune.ways_of(config, [config.freeze]).values()  # its own
+    assert way.stages == config.stages
 
 
 @pytest.mark.parametrize(("best", "epochs"), [(2, [2]), (4, [3, 1])])
