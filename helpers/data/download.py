@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import urllib.error
@@ -22,6 +21,8 @@ from helpers.runs.files import CannotWrite, naming_the_disk, own_folder, write_a
 from helpers.runs.progress import tqdm
 from helpers.runs.text import abridge, for_terminal, reason
 
+MOST_TIMES = 100  # an archive may grow by when unpacked; photographs hardly grow
+MOST_OF_ANY = 100_000_000  # bytes that any archive may unpack to
 CORRUPT = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -127,20 +128,28 @@ def _set_aside(path: Path, part: Path, trouble: str) -> NoReturn:
     )
 
 
-def unpack(archive: Path, folder: Path, inner: str | None = None, holds: str = "") -> None:
+def unpack(
+    archive: Path, folder: Path, least: int = 0, inner: str | None = None, holds: str = ""
+) -> None:
     """Unpack a zip or tar archive into a folder, completely or not at all.
 
-    `inner` names an archive inside it that is unpacked in its place, `holds` a folder that must be
-    among what is unpacked. Hold the lock of `folder`, which may exist and hold other things.
-    Raises ValueError, for a cut or corrupt archive (which is renamed to NAME.corrupt) and for one
-    with links or with members outside the folder.
+    `inner` names an archive inside it that is unpacked in its place; `least` is the smallest
+    number of files to accept, `holds` a folder that must be among them. Hold the lock of `folder`,
+    which may exist and hold other things. Raises ValueError, for a cut or corrupt archive (which
+    is renamed to NAME.corrupt) and for one with links, with members outside the folder, or that
+    would fill the disk.
     """
     try:
         with own_folder(folder) as temporary:
             _extract(archive, temporary)
             if inner:
+                if not (temporary / inner).is_file():
+                    _set_aside(archive, archive, f"it holds no {inner}")
                 _extract(temporary / inner, (temporary / inner).parent)
                 (temporary / inner).unlink()
+            count = sum(path.is_file() for path in temporary.rglob("*"))
+            if count < least:
+                _set_aside(archive, archive, f"it holds {count} files, not {least}")
             if holds and not any(path.is_dir() for path in temporary.rglob(holds)):
                 _set_aside(archive, archive, f"it holds no folder {holds}")
             entries = sorted(temporary.iterdir(), key=Path.is_file)  # folders first
@@ -165,6 +174,7 @@ def unpack(archive: Path, folder: Path, inner: str | None = None, holds: str = "
 
 def _extract(archive: Path, folder: Path) -> None:
     """Write the files of an archive; links and members outside `folder` raise ValueError."""
+    room = max(MOST_OF_ANY, MOST_TIMES * archive.stat().st_size)
     with closing(_members(archive)) as members:  # Windows renames no file that is open
         for name, is_file, open_member in tqdm(
             members, desc=f"Unpacking {archive.name}", unit=" files", disable=None
@@ -178,7 +188,14 @@ def _extract(archive: Path, folder: Path) -> None:
             if "__MACOSX" not in PurePosixPath(name).parts:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open_member() as member, target.open("wb") as file:
-                    shutil.copyfileobj(member, file)
+                    while chunk := member.read(1 << 20):
+                        room -= len(chunk)
+                        if room < 0:
+                            raise ValueError(
+                                f"{archive} is not safe to unpack: it grows to more than "
+                                f"{MOST_TIMES} times its size"
+                            )
+                        file.write(chunk)
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bool, Callable]]:

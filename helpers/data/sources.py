@@ -24,19 +24,22 @@ FOLDERS = {  # the folder that each data set is known by, wherever it lies
     "cub200": "CUB_200_2011",
     "scenes15": "scenes15",
 }
-DOWNLOADS = {  # checksum None: recorded at the first download
+DOWNLOADS = {  # checksum None: recorded at the first download; files: at least so many
     "nature_12k": {
         "url": "https://storage.googleapis.com/wandb_datasets/nature_12K.zip",
         "checksum": None,
+        "files": 11_000,  # about 12,000
     },
     "caltech101": {
         "url": "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
         "checksum": "3138e1922a9193bfa496528edbbc45d0",
+        "files": 9_144,
         "inner": "caltech-101/101_ObjectCategories.tar.gz",
     },
     "cub200": {
         "url": "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
         "checksum": "97eceeb196236b17998738112f37df78",
+        "files": 11_788,
     },
 }
 SPLITS = {  # how people call the folders of the three splits, capitals or not
@@ -362,6 +365,6 @@ def _fetch(dataset: str) -> Path:
         if folder := _search(dataset, str(DATA)):  # by another process, while this one waited
             return folder
         download(entry["url"], archive, entry["checksum"])
-        unpack(archive, DATA / dataset, entry.get("inner"), holds=name)
+        unpack(archive, DATA / dataset, entry["files"], entry.get("inner"), holds=name)
         record(archive)
         return _search(dataset, str(DATA))

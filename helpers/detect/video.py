@@ -1,5 +1,6 @@
 """How a video is read, frame by frame, and written as an mp4 that browsers play."""
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -41,8 +42,9 @@ class Video:
                 stream = container.streams.video[0]
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)
                 length = stream.duration and float(stream.duration * stream.time_base)
-                if tag := stream.metadata.get("DURATION"):  # webm and mkv, as "00:01:02.3"
-                    length = float(np.dot([float(x) for x in tag.split(":")], [3600, 60, 1]))
+                tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+                if tag:  # of webm and mkv, as "00:01:02.3"
+                    length = float(np.dot(np.array(tag.groups(), float), [3600, 60, 1]))
                 if container.format.name == "avi":  # a cut file's header still counts all frames
                     length = stream.frames / self.fps
                 self.duration = length or (container.duration or 0) / 1e6  # seconds, 0: unknown

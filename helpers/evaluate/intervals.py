@@ -122,10 +122,13 @@ def difference_of_recipes(first: list[dict], second: list[dict]) -> Difference:
     over pairs of their differences, s²/S, and the covariance that images shared by pairs give them
     (a hard one is hard for every seed), with Student's t for the degrees of freedom of that sum
     (Satterthwaite 1946). Where S differences agree by luck, s² is no smaller than the spread that
-    their images alone give them (Agresti and Min 2005). Raises ValueError for a single pair.
+    their images alone give them (Agresti and Min 2005). Raises ValueError for a single pair, and
+    where a pair was not measured on the same images.
     """
     if len(first) < 2 or len(first) != len(second):
         raise ValueError("recipes are compared by two or more pairs of runs")
+    if any(one.keys() != other.keys() or not one for one, other in zip(first, second, strict=True)):
+        raise ValueError("a pair of runs was not measured on the same images")
     pairs = [
         {path: float(right) - float(other[path]) for path, right in one.items()}
         for one, other in zip(first, second, strict=True)
