@@ -653,7 +653,7 @@ def test_names_in_figures_cover_no_other_and_may_hold_anything():
                          for i in range(3)])
     frame = np.zeros((384, 640, 3), np.uint8)
     figure = draw_rules(frame, rules)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
     assert len(boxes) == 5
     for one, other in itertools.combinations(boxes, 2):

@@ -87,5 +87,5 @@ def test_what_was_measured_can_be_drawn(batch):
     ]
     for figure in figures:
         assert isinstance(figure, Figure)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     assert len(figures[2].axes) == 3

@@ -197,7 +197,7 @@ def test_panels_draw_what_is_in_the_folders(grid, write):
 
 def test_panels_take_a_single_run(write):
     for draw in (figures.by_time, figures.parallel_coordinates, figures.importance_table):
-        draw([write([0.2], seed=abs(hash(draw)) % 1000)]).canvas.draw()
+        draw([write([0.2], seed=abs(hash(draw)) % 1000)]).draw_without_rendering()
 
 
 def test_interaction_is_the_difference_of_differences(write):
@@ -215,6 +215,17 @@ def test_interaction_is_the_difference_of_differences(write):
     assert found.squares == 3 and found.is_evidence
     assert found.mean == pytest.approx(0.2, abs=0.02) and found.low < found.mean < found.high
     assert isinstance(figures.interaction(runs, "batch_norm", "lr"), Figure)
+
+
+def test_an_interaction_says_its_unit_and_whether_it_is_one():
+    found = findings.Interaction("batch_norm", "lr", "val_accuracy", 0.199, 0.0503, 0.3481, 4)
+    assert str(found) == (
+        "Batch norm and lr together: +19.9 points [5.0, 34.8], 4 squares: a hint of an interaction"
+    )
+    found = findings.Interaction("dropout", "lr", "val_loss", 0.1, -0.05, 0.25, 1)
+    assert str(found) == (
+        "Dropout and lr together: +0.100 [-0.050, 0.250], 1 square: no evidence of an interaction"
+    )
 
 
 def test_interaction_of_runs_that_were_ended_early_is_that_of_the_epochs_of_all(write):

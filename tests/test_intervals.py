@@ -163,5 +163,7 @@ def test_runs_are_compared_on_what_they_predicted(write):
     assert str(one).startswith("+62.5 points [") and one.verdict == BETTER and one.seeds == 0
     every = intervals.compare_runs(runs, others)
     assert every.mean == pytest.approx(0.625) and every.seeds == 3
+    with pytest.raises(ValueError, match="pair of runs was not measured on the same images"):
+        intervals.difference_of_recipes([{"a": True}] * 2, [{"a": True}, {"b": True}])
     with pytest.raises(ValueError, match="a0 and c were not measured on the same images"):
         intervals.compare_runs(runs[:1], [write("c", [1, 1])])

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.report import ledger
 from helpers.report.ledger import Entry, entries_of, judge
-from helpers.report.rows import Row, config_of
+from helpers.report.rows import Row, config_of, load_all
 from helpers.runs.config import Config
 from helpers.runs.folder import Run
 
@@ -154,7 +154,7 @@ def test_row_that_has_not_run_says_how_to_run_it(tmp_path):
 
 
 def test_every_stated_figure_of_the_reports_is_an_entry(tmp_path):
-    entries = ledger.ledger(tmp_path)
+    entries = ledger.ledger(load_all(), tmp_path)
     known = {(entry.report, entry.row, entry.measure): entry.stated for entry in entries}
     assert len(known) == len(entries)
     # by hand from the reports

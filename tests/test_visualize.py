@@ -225,7 +225,7 @@ def test_mosaic_places_maps_in_reading_order():
 
 
 def texts(figure):
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     found = [figure._suptitle.get_text() if figure._suptitle else ""]
     found += [figure._supxlabel.get_text() if figure._supxlabel else ""]
     for axes in figure.axes:

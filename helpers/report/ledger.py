@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from helpers import ROOT
 from helpers.report.executions import read_status
 from helpers.report.results import csv_of, recorded
-from helpers.report.rows import TRAINING, Row, counts_of, fits, load_all, number, runs_of
+from helpers.report.rows import TRAINING, Row, counts_of, fits, number, runs_of
 from helpers.runs.folder import Run
 from helpers.runs.text import for_markdown
 
@@ -123,9 +123,9 @@ def measure_of(run: Run, measure: str) -> float | None:
     return 100 * value if value is not None and figure == "accuracy" else value
 
 
-def ledger(runs_root: str = "runs") -> list[Entry]:
-    """Return an entry for each figure of the five reports' rows, and for our own that ran."""
-    return [entry for row in load_all() for entry in entries_of(row, runs_root)]
+def ledger(rows: Sequence[Row], runs_root: str = "runs") -> list[Entry]:
+    """Return an entry for each figure of reports' rows, and for our own that ran."""
+    return [entry for row in rows for entry in entries_of(row, runs_root)]
 
 
 def entries_of(row: Row, runs_root: str = "runs") -> list[Entry]:

@@ -50,7 +50,7 @@ def write_report(runs_root: str = "runs", output: Path | str = "") -> Path:
     folder = ROOT / (output or Path(runs_root, "report"))
     folder.mkdir(parents=True, exist_ok=True)
     rows = load_all()
-    entries = [entry for row in rows for entry in ledger.entries_of(row, runs_root)]
+    entries = ledger.ledger(rows, runs_root)
     known = [entry for row in rows for entry in ledger.recorded_entries(row)]
     write_atomically(folder / "ledger.csv", ledger.to_csv(entries + known).encode())
     write_atomically(folder / "ledger.md", ledger.to_markdown(entries + known).encode())

@@ -13,7 +13,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
+from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL, dress
 from helpers.runs.folder import Run, shorten, varied
 from helpers.runs.text import for_figure
 from helpers.sweep.findings import Comparison, importance, value_of
@@ -39,9 +39,8 @@ def by_time(runs: list[Run], metric: str = "val_accuracy") -> Figure:
         axes.scatter(minutes[early], values[early], s=34, zorder=3, facecolor="white",
                      edgecolor=TEAL, label="ended early")  # fmt: skip
     axes.set_xlabel("minutes since the first run began")
-    _dress(axes, metric)
-    axes.grid(axis="y", color="#eeeeee")
-    axes.set_axisbelow(True)
+    _label_metric(axes, metric)
+    dress(axes)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     return figure
 
@@ -61,7 +60,7 @@ def against_random(values: list[float], random: np.ndarray) -> Figure:
     axes.plot(numbers, values, "o", color=TEAL, ms=5, label="its runs")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="runs", ylabel="best so far")
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, grid=None)
     axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0,
                 fontsize=9)  # fmt: skip
     return figure
@@ -90,7 +89,8 @@ def interaction(runs: list[Run], first: str, second: str, metric: str = "val_acc
                   label=f"{_readable(second)} {shorten(other)}")  # fmt: skip
     axes.set_xticks(range(len(values[first])), [shorten(value) for value in values[first]])
     axes.set(xlabel=_readable(first), xlim=(-0.4, len(values[first]) - 0.6))
-    _dress(axes, metric)
+    _label_metric(axes, metric)
+    dress(axes, grid=None)
     axes.legend(frameon=False)
     return figure
 
@@ -168,18 +168,16 @@ def comparison_table(comparisons: list[Comparison]) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     unit = " in points" if shown and shown[0].metric.endswith("accuracy") else ""
     axes.set_xlabel(f"difference{unit}, all else equal, with 95 % interval (pairs)")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="x", color="#eeeeee")
-    axes.set_axisbelow(True)
+    dress(axes, "x")
+    axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return figure
 
 
-def _dress(axes: Axes, metric: str) -> None:
+def _label_metric(axes: Axes, metric: str) -> None:
     axes.set_ylabel(_readable(metric))
     if metric.endswith("accuracy"):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _began(runs: list[Run]) -> np.ndarray:

@@ -48,10 +48,7 @@ class Comparison:
         pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
         if self.pairs < FEWEST_PAIRS:
             return f"{name}: no evidence, {pairs} of at least {FEWEST_PAIRS}"
-        points = self.metric.endswith("accuracy")
-        scale, digits, unit = (100, 1, " points") if points else (1, 3, "")
-        mean, low, high = (scale * number for number in (self.mean, self.low, self.high))
-        text = f"{mean:+.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}], {pairs}"
+        text = f"{_worded(self)}, {pairs}"
         return f"{name}: {text}" if self.is_evidence else f"{name}: no evidence, {text}"
 
 
@@ -90,6 +87,7 @@ class Interaction:
 
     first: str
     second: str
+    metric: str
     mean: float
     low: float
     high: float
@@ -99,6 +97,12 @@ class Interaction:
     def is_evidence(self) -> bool:
         """Say whether the interval leaves out 0."""
         return verdict(self.low, self.high) != NO_EVIDENCE
+
+    def __str__(self) -> str:
+        names = f"{self.first} and {self.second}".replace("_", " ").capitalize()
+        found = "a hint of an interaction" if self.is_evidence else "no evidence of an interaction"
+        squares = f"{self.squares} square{'s' * (self.squares != 1)}"
+        return f"{names} together: {_worded(self)}, {squares}: {found}"
 
 
 def interactions(runs: list[Run], metric: str = "val_accuracy") -> list[Interaction]:
@@ -123,7 +127,7 @@ def interactions(runs: list[Run], metric: str = "val_accuracy") -> list[Interact
                 v = {place: value_of(run, metric, epochs) for place, run in group.items()}
                 differences.append((v[1, 1] - v[0, 1]) - (v[1, 0] - v[0, 0]))
         interval = mean_and_interval(np.array(differences))
-        found.append(Interaction(first, second, *interval, len(differences)))
+        found.append(Interaction(first, second, metric, *interval, len(differences)))
     return sorted(found, key=lambda x: -abs(x.mean) if x.squares else 0)
 
 
@@ -215,6 +219,14 @@ def _pairs(runs: list[Run], parameter: str) -> dict[tuple, list]:
         for first, second in itertools.permutations(group, 2):
             pairs[first, second].append((group[first], group[second]))
     return pairs
+
+
+def _worded(found: Comparison | Interaction) -> str:
+    """Write a mean and its interval, those of accuracies in points."""
+    points = found.metric.endswith("accuracy")
+    scale, digits, unit = (100, 1, " points") if points else (1, 3, "")
+    mean, low, high = (scale * number for number in (found.mean, found.low, found.high))
+    return f"{mean:+.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _common_epochs(*runs: Run) -> int | None:

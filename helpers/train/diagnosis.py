@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL
+from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL, dress
 
 COLORS = (TEAL, ORANGE, RED, GREEN, GRAY)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -185,9 +185,7 @@ def draw_layers(signals: dict[str, list[Signal]]) -> Figure:
 
 def _dress(figure: Figure) -> Figure:
     for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#eeeeee")
-        axes.set_axisbelow(True)
+        dress(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=9)
     return figure

@@ -91,8 +91,8 @@ def retrain(run: Run) -> Run:
     """Train a chosen run once more, on its training and validation images together.
 
     As many epochs as before; where early stopping watched over the run, as many as its best one
-    took, in each of its stages.
-    Nothing is left to choose an epoch by, so the last one's weights are kept.
+    took, in each of its stages. Nothing is left to choose an epoch by, so the last one's weights
+    are kept.
     """
     config = run.config
     epochs, stages = config.epochs, [stage.model_dump() for stage in config.stages]
