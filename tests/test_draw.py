@@ -1,9 +1,7 @@
 """The embedded data sets are complete, reproducible, not trivial and appear all at once."""
 
 import hashlib
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from PIL import Image
 from helpers import ROOT
 from helpers.data.drawn import sets
 
+PICTURE = "test/blue_fan_hookbill/0012.jpg"
 SPECIES_COUNTS = {"train": 20, "test": 30}
 DRAW = """import sys
 from pathlib import Path
@@ -47,9 +46,13 @@ def nature():
 
 
 def start_drawing(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", DRAW, str(folder)], cwd=ROOT, start_new_session=True
-    )
+    return subprocess.Popen([sys.executable, "-c", DRAW, str(folder)], cwd=ROOT)
+
+
+def draw_alone(path):
+    file = BytesIO()
+    sets.draw_picture("tiny_species", path).save(file, "jpeg", quality=90)
+    return file.getvalue()
 
 
 def count_files(folder):
@@ -78,17 +81,14 @@ def test_all_images_differ_so_training_and_test_are_disjoint(species):
 
 
 def test_bytes_depend_on_the_name_alone(species):
-    path = "test/blue_fan_hookbill/0012.jpg"  # drawn above in another process
     for seed in (1, 2):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        file = BytesIO()
-        sets.draw_picture("tiny_species", path).save(file, "jpeg", quality=90)
-        assert file.getvalue() == (species / path).read_bytes()
+        assert draw_alone(PICTURE) == (species / PICTURE).read_bytes()
 
 
 def test_a_drawn_folder_is_left_alone(species, monkeypatch):
-    monkeypatch.setattr(sets, "Popen", None)
+    monkeypatch.setattr(sets, "draw_picture", None)
     sets.draw("tiny_species", species)
 
 
@@ -132,30 +132,33 @@ def test_colour_alone_does_not_tell_the_species_apart(species):
 
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):
-    class Interrupt(sets.tqdm):
-        def update(self, n=1):
-            raise KeyboardInterrupt
+    pictures = iter([sets.draw_picture("tiny_species", "train/golden_capped_finch/0000.jpg")])
 
-    monkeypatch.setattr(sets, "tqdm", Interrupt)
+    def interrupted(*_):
+        for picture in pictures:
+            return picture
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sets, "draw_picture", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sets.draw("tiny_species", tmp_path / "tiny_species")
     assert [path.name for path in tmp_path.iterdir()] == [".tiny_species.lock"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kills a process group")
 def test_killed_drawing_leaves_no_half_folder_and_two_at_once_agree(tmp_path):
     folder = tmp_path / "tiny_species"
     killed = start_drawing(folder)
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
+    killed.kill()
     killed.wait()
     assert list(tmp_path.rglob("*.jpg"))  # it was in the middle
     assert not folder.exists()
     both = [start_drawing(folder) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     assert sum(count_files(folder).values()) == 300
+    assert (folder / PICTURE).read_bytes() == draw_alone(PICTURE)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
@@ -163,18 +166,3 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     sets.draw("tiny_species", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
-def test_a_script_without_a_main_guard_may_draw(tmp_path):
-    """It runs once: workers that import the caller's script would run it again."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\n"
-        "from helpers.data.drawn.sets import draw\n"
-        "print('started')\n"
-        f"draw('tiny_species', Path({str(tmp_path / 'tiny_species')!r}))\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert done.stdout == "started\n"
-    assert (tmp_path / "tiny_species" / "test").is_dir()

@@ -1,19 +1,15 @@
 """Draw the embedded data sets: folders of JPEG pictures that need no download."""
 
 import math
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
-from subprocess import PIPE, Popen
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from helpers import ROOT
 from helpers.data.drawn import creatures as c
 from helpers.data.drawn import garden as g
 from helpers.data.drawn.paint import DARK, WHITE, Canvas, Colour, curve, leaf, mix, noise, pick
@@ -182,7 +178,7 @@ def draw_picture(dataset: str, name: str) -> Image.Image:
 
 
 def draw(dataset: str, folder: Path) -> None:
-    """Draw an embedded data set into `folder`/{train,test}/CLASS/NNNN.jpg, in parallel.
+    """Draw an embedded data set into `folder`/{train,test}/CLASS/NNNN.jpg.
 
     `dataset` is "tiny_nature" (10 classes, 120 + 40 RGB images each, 96 x 96) or "tiny_species"
     (6 classes, 20 + 30 images each, 128 x 128). An image's seed is its name, so every machine with
@@ -190,33 +186,12 @@ def draw(dataset: str, folder: Path) -> None:
     there already is left as it is.
     """
     with lock(folder, f"drawing {dataset}"):
-        if not folder.exists():  # else another process drew it
-            with making(folder) as unfinished:
-                _draw_all(dataset, unfinished)
-
-
-def _draw_all(dataset: str, folder: Path) -> None:
-    """Draw the images in several processes."""
-    names = _names(dataset)
-    parts = min(os.cpu_count() or 1, 8)
-    workers = []
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "helpers.data.drawn.sets", dataset, str(folder.resolve())]
-    try:
-        for part in range(parts):  # not multiprocessing: it would run a caller's script again
-            more = [str(part), str(parts)]
-            workers.append(Popen(command + more, cwd=ROOT, stdout=PIPE, text=True))
-        with tqdm(total=len(names), desc=f"drawing {dataset}", unit=" images", disable=None) as bar:
-            for worker in workers:
-                for _ in worker.stdout:  # a line an image
-                    bar.update()
-        if any(worker.wait() for worker in workers):
-            raise RuntimeError(f"drawing {dataset} failed: the reason is printed above")
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()
+        if folder.exists():  # another process drew it
+            return
+        with making(folder) as unfinished:
+            for name in tqdm(_names(dataset), f"drawing {dataset}", unit=" images", disable=None):
+                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+                draw_picture(dataset, name).save(unfinished / name, quality=90)
 
 
 def _names(dataset: str) -> list[str]:
@@ -227,10 +202,3 @@ def _names(dataset: str) -> list[str]:
         for kind in drawn.kinds
         for number in range(count)
     ]
-
-
-if __name__ == "__main__":  # a worker of `draw`: its share of the images, a line for each
-    dataset, folder, part, parts = sys.argv[1:]
-    for name in _names(dataset)[int(part) :: int(parts)]:
-        draw_picture(dataset, name).save(Path(folder) / name, quality=90)
-        print(name, flush=True)
