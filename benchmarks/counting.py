@@ -10,16 +10,15 @@ runs/benchmarks/counting.json.
 """
 
 import argparse
-import json
 import logging
 import statistics
 import time
 
 import torch
 
-from helpers import ROOT, models
+from benchmarks import keep
+from helpers import models
 from helpers.count.layers import count
-from helpers.models.device import environment
 from helpers.runs.config import Config
 
 NETWORKS = ("five_blocks", "alexnet", "vgg16", "resnet50", "densenet121", "efficientnet_b0",
@@ -78,9 +77,7 @@ def main() -> None:
             rows.append({"network": name, "counter": counter, "parameters": params, "macs": macs,
                          "seconds": median})  # fmt: skip
             print(f"| {name} | {counter} | {params:,} | {macs:,} | {median:.3f} |", flush=True)
-    output = ROOT / "runs" / "benchmarks" / "counting.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"rows": rows, "environment": environment()}, indent=1) + "\n")
+    keep("counting", rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ system's cache after the first. Writes runs/benchmarks/decoding.json.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import time
@@ -21,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
+from benchmarks import keep
 from helpers import ROOT, data
 from helpers.data.batches import batches, shuffle
-from helpers.models.device import environment
 from helpers.runs.config import Config
+from helpers.runs.text import markdown_table
 
 BATCH = 64
 
@@ -77,15 +77,13 @@ def main() -> None:
         rates["usual, an epoch"].append(seen / (time.perf_counter() - start))
     medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
     print(f"{options.dataset}, {options.image_size} px, {len(train)} training images")
-    print("| what | images/s (median) | from | to |\n| --- | --- | --- | --- |")
+    rows = []
     for name, median in medians.items():
         low, high = np.min(rates[name][1:]), np.max(rates[name][1:])
         digits = 3 if name.endswith("(s)") else 0
-        print(f"| {name} | {median:,.{digits}f} | {low:,.{digits}f} | {high:,.{digits}f} |")
-    output = ROOT / "runs" / "benchmarks" / "decoding.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"rates": rates, "environment": environment(), **vars(options)}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+        rows.append((name, *(f"{value:,.{digits}f}" for value in (median, low, high))))
+    print(markdown_table(("what", "images/s (median)", "from", "to"), rows))
+    keep("decoding", rates=rates, **vars(options))
 
 
 if __name__ == "__main__":

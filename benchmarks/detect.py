@@ -23,7 +23,6 @@ Writes runs/benchmarks/detect.json.
 import argparse
 import csv
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -35,6 +34,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks import keep
 from helpers import ROOT
 from helpers.detect import process, record
 from helpers.detect.darknet import Darknet
@@ -45,7 +45,7 @@ from helpers.detect.pipeline import VEHICLES
 from helpers.detect.rules import Judge, Rules, Zone
 from helpers.detect.tracking import Detections, Tracker, box_iou
 from helpers.detect.video import Video, Writer
-from helpers.models.device import environment
+from helpers.runs.text import markdown_table
 
 STEPS, TRAINING_SEED, FIRST_CLIP = 300, 7, 100  # as in notebook 07; its own clip is seed 7
 WINDOW = 3.0  # seconds from a breach's first frame to its report
@@ -308,16 +308,14 @@ def main() -> None:
         results["film"] = measure_film(film)
     if options.only in (None, "overhead"):
         results["overhead"] = measure_overheads(film, options.frames)
-    print("| figure | measured |\n| --- | --- |")
+    rows = []
     for name, value in flatten(results):
         shown = value
         if isinstance(value, float):
             shown = f"{value:.1%}" if name.endswith("share") else f"{value:,.3g}"
-        print(f"| {name.replace('_', ' ')} | {shown} |")
-    output = ROOT / "runs" / "benchmarks" / "detect.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {**results, "environment": environment(), **vars(options)}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+        rows.append((name.replace("_", " "), shown))
+    print(markdown_table(("figure", "measured"), rows))
+    keep("detect", **results, **vars(options))
 
 
 def flatten(results: dict, prefix: str = "") -> list[tuple[str, object]]:

@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from benchmarks import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
-from helpers.models.device import environment
 from helpers.runs.config import Config
+from helpers.runs.text import markdown_table
 
 EPOCHS = 10
 MODELS = {"resnet50": "resnet50", "efficientnet_lite0": "tf_efficientnet_lite0"}  # ours: timm's
@@ -105,15 +106,13 @@ def main() -> None:
                     text = subprocess.check_output([*command, temporary], cwd=ROOT, text=True)
                     rows.append(json.loads(text.splitlines()[-1]))
                     shutil.rmtree(folder / "runs", ignore_errors=True)
-    print("| network | usual (one epoch, times ten), s | ours (all of fit), s | ratio |")
-    print("| --- | ---: | ---: | ---: |")
+    table = []
     for model, loops in results.items():
         usual, ours = (statistics.median(r["seconds"] for r in rows) for rows in loops.values())
-        print(f"| {model} | {usual:.0f} | {ours:.1f} | {usual / ours:.0f} |")
-    output = ROOT / "runs" / "benchmarks" / "fine_tuning.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"results": results, "environment": environment(), **vars(options)}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+        table.append((model, f"{usual:.0f}", f"{ours:.1f}", f"{usual / ours:.0f}"))
+    header = ("network", "usual (one epoch, times ten), s", "ours (all of fit), s", "ratio")
+    print(markdown_table(header, table))
+    keep("fine_tuning", results=results, **vars(options))
 
 
 if __name__ == "__main__":

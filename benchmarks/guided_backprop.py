@@ -6,7 +6,6 @@ Alternates both for several rounds and prints medians, their ratio and the large
 gradients relative to the largest gradient. Writes runs/benchmarks/guided_backprop.json.
 """
 
-import json
 import statistics
 import time
 import warnings
@@ -15,8 +14,8 @@ import torch
 from captum.attr import NeuronGuidedBackprop
 from tqdm import tqdm
 
-from helpers import ROOT, models
-from helpers.models.device import environment
+from benchmarks import keep
+from helpers import models
 from helpers.runs.config import Config
 from helpers.visualize import guided_backprop
 from helpers.visualize.guided import feature_maps
@@ -78,10 +77,7 @@ def main() -> None:
             f"{row['filters']:<11} {row['images']:>6} {row['captum_ms']:>13.0f} ms "
             f"{row['ours_ms']:>9.0f} ms {row['ratio']:>6.1f}x {row['deviation']:>10.1e}"
         )
-    path = ROOT / "runs" / "benchmarks" / "guided_backprop.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows, "environment": environment()}, indent=1) + "\n")
-    print(f"written to {path.relative_to(ROOT)}")
+    keep("guided_backprop", rows=rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ what the hardware does fast. Writes runs/benchmarks/limit.json.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 
@@ -21,11 +20,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import ROOT
-from helpers.models.device import choose_device, choose_dtype, environment, keep_memory
+from benchmarks import keep
+from helpers.models.device import choose_device, choose_dtype, keep_memory
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.norm_pool import norm_pool
 from helpers.runs.config import Config
+from helpers.runs.text import markdown_table
 
 ROUNDS = 7
 
@@ -125,13 +125,13 @@ def main() -> None:
         f"matrix product: {rates['fast'] / 1e12:.2f} TFLOP/s in {dtype}, "
         f"{rates['float32'] / 1e12:.2f} in float32; copy: {rates['copy'] / 1e9:.1f} GB/s"
     )
-    print("| layer | forward, ms | backward, ms | limit, ms | bound by | share of the limit |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        print(
-            f"| {row['layer']} | {1e3 * row['forward']:.1f} | {1e3 * row['backward']:.1f} "
-            f"| {1e3 * row['limit']:.1f} | {row['bound']} | {row['share']:.0%} |"
-        )
+    times = [[f"{1e3 * row[part]:.1f}" for part in ("forward", "backward", "limit")]
+             for row in rows]  # fmt: skip
+    header = ("layer", "forward, ms", "backward, ms", "limit, ms", "bound by", "share of the limit")
+    print(markdown_table(header, [
+        (row["layer"], *three, row["bound"], f"{row['share']:.0%}")
+        for row, three in zip(rows, times, strict=True)
+    ]))  # fmt: skip
     for name, left_out in {"PyTorch's layers": "the same", "as one": "norm"}.items():
         chosen = [row for row in rows if left_out not in row["layer"]]
         seconds = sum(row["forward"] + row["backward"] for row in chosen)
@@ -140,10 +140,7 @@ def main() -> None:
             f"{name}: {1e3 * seconds:.0f} ms a step, {config.batch_size / seconds:.0f} images/s; "
             f"limit {1e3 * limit:.0f} ms, share {limit / seconds:.0%}"
         )
-    output = ROOT / "runs" / "benchmarks" / "limit.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"rates": rates, "rows": rows, "environment": environment(), **vars(options)}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+    keep("limit", rates=rates, rows=rows, **vars(options))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ stays closed. Writes runs/benchmarks/logits.json; runs are kept and only loaded 
 """
 
 import argparse
-import json
 
 import numpy as np
 
-from helpers import ROOT
+from benchmarks import keep
 from helpers.evaluate import compare_runs
-from helpers.models.device import environment
 from helpers.runs.config import Config
 from helpers.train import fine_tune
 
@@ -44,7 +42,7 @@ def main() -> None:
     )  # fmt: skip
     runs = fine_tune.compare(config, list(WAYS.values()), options.seeds)
     usual, *_ = runs.values()
-    content = {"environment": environment(), "config": config.model_dump(), "ways": {}}
+    ways: dict[str, dict] = {}
     for name, group in zip(WAYS, runs.values(), strict=True):
         values = [100 * run.metrics["val"]["accuracy"] for run in group]
         each = ", ".join(f"{value:.1f}" for value in values)
@@ -52,12 +50,10 @@ def main() -> None:
         if group is not usual:
             line += f"  {compare_runs(group, usual)} against the usual head"
         print(line, flush=True)
-        content["ways"][name] = {"validation accuracy, percent": values}
+        ways[name] = {"validation accuracy, percent": values}
         if group is not usual:
-            content["ways"][name]["against the usual head"] = str(compare_runs(group, usual))
-    path = ROOT / "runs" / "benchmarks" / "logits.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            ways[name]["against the usual head"] = str(compare_runs(group, usual))
+    keep("logits", config=config.model_dump(), ways=ways)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
-from helpers.models.device import environment
 from helpers.runs.config import Config
+from helpers.runs.text import markdown_table
 
 
 def copy_images(count: int, folder: Path) -> None:
@@ -91,21 +92,15 @@ def main() -> None:
             environ = {**os.environ, "PYTHONWARNINGS": "ignore"}
             text = subprocess.check_output(command, cwd=ROOT, text=True, env=environ)
             results.append(json.loads(text.splitlines()[-1]))
-    print(
-        "| images | decode, images/s | open again, s | training, images/s | waiting | peak memory |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for row in results:
         count, decoded = row["images"], row["files"] / row["decode_seconds"]
-        print(
-            f"| {count:,} | {decoded:,.0f} | {row['open_seconds']:.2f} "
-            f"| {count / row['train_seconds']:,.0f} | {row['waiting']:.1%} "
-            f"| {row['peak_bytes'] / 2**20:,.0f} MiB |"
-        )
-    output = ROOT / "runs" / "benchmarks" / "scale.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"results": results, "environment": environment(), **vars(options)}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+        rows.append((count, f"{decoded:,.0f}", f"{row['open_seconds']:.2f}",
+                     f"{count / row['train_seconds']:,.0f}", f"{row['waiting']:.1%}",
+                     f"{row['peak_bytes'] / 2**20:,.0f}"))  # fmt: skip
+    header = ("images", "decode, images/s", "open again, s", "training, images/s", "waiting")
+    print(markdown_table((*header, "peak memory, MiB"), rows))
+    keep("scale", results=results, **vars(options))
 
 
 if __name__ == "__main__":

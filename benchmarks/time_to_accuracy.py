@@ -11,7 +11,6 @@ runs/benchmarks/time_to_accuracy.json.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import time
@@ -24,11 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
+from benchmarks import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set
-from helpers.models.device import environment
 from helpers.runs.config import Config
+from helpers.runs.text import markdown_table
 
 RUNS = ROOT / "runs" / "benchmarks" / "time_to_accuracy"
 
@@ -106,19 +106,17 @@ def main() -> None:
             print(f"{recipe}, seed {seed}: {rows[-1]['test']:.2%} in {seconds:.0f} s", flush=True)
         usual = None if options.without_usual else usual_epoch(config) * config.epochs
         results.append({"recipe": recipe, "runs": rows, "usual_seconds": usual})
-    print("| recipe | test top-1 | seconds | usual loop | ratio |\n| --- | --- | --- | --- | --- |")
+    rows = []
     for row in results:
         accuracies = [100 * run["test"] for run in row["runs"]]
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         seconds = statistics.median(run["seconds"] for run in row["runs"])
         usual = row["usual_seconds"]
-        against = f"{usual:.0f} | {usual / seconds:.1f}" if usual else "not run | "
-        print(
-            f"| {row['recipe']} | {statistics.mean(accuracies):.2f} ± {spread:.2f} % "
-            f"| {seconds:.0f} | {against} |"
-        )
-    output = ROOT / "runs" / "benchmarks" / "time_to_accuracy.json"
-    output.write_text(json.dumps({"results": results, "environment": environment()}, indent=1))
+        against = (f"{usual:.0f}", f"{usual / seconds:.1f}") if usual else ("not run", "")
+        accuracy = f"{statistics.mean(accuracies):.2f} ± {spread:.2f} %"
+        rows.append((row["recipe"], accuracy, f"{seconds:.0f}", *against))
+    print(markdown_table(("recipe", "test top-1", "seconds", "usual loop", "ratio"), rows))
+    keep("time_to_accuracy", results=results)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from benchmarks import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
-from helpers.models.device import choose_device, choose_dtype, environment
+from helpers.models.device import choose_device, choose_dtype, keep_memory
 from helpers.runs.config import Config
+from helpers.runs.text import markdown_table
 
 NETWORK = {
     "image_size": 224, "filters": [32, 64, 128, 256, 512], "dense": 128, "dropout": 0.0,
@@ -224,6 +226,7 @@ def run_pure(folder: Path, epochs: int) -> dict:
     batch = torch.randn(64, 3, 224, 224, device=device, dtype=dtype)
     batch = batch.contiguous(memory_format=torch.channels_last)
     labels, clock = torch.arange(64, device=device) % 10, Clock()
+    keep_memory()
     for _ in range(epochs):
         for _ in range(-(-images // 64)):
             model.zero_grad(set_to_none=True)
@@ -277,26 +280,16 @@ def main() -> None:
                 waits += [result["waiting"]] if "waiting" in result else []
                 memory[name] = result["memory"]
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print("| loop | images/s (median) | from | to | ours is | GPU memory |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name, values in rates.items():
         ratio = medians["ours"] / medians[name] if "ours" in medians else float("nan")
-        print(
-            f"| {name} | {medians[name]:.1f} | {min(values):.1f} | {max(values):.1f} "
-            f"| {ratio:.2g} times as fast | {memory[name] / 2**30:.2f} GiB |"
-        )
+        speeds = (f"{value:.1f}" for value in (medians[name], min(values), max(values)))
+        rows.append((name, *speeds, f"{ratio:.2g}", f"{memory[name] / 2**30:.2f}"))
+    header = ("loop", "images/s (median)", "from", "to", "ours is times as fast", "GPU memory, GiB")
+    print(markdown_table(header, rows))
     if waits:
         print(f"getting the next batch: {statistics.median(waits):.2%} of our training time")
-    output = ROOT / "runs" / "benchmarks" / "training.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "rates": rates,
-        "memory": memory,
-        "waits": waits,
-        "environment": environment(),
-        **vars(options),
-    }
-    output.write_text(json.dumps(content, indent=1) + "\n")
+    keep("training", rates=rates, memory=memory, waits=waits, **vars(options))
 
 
 if __name__ == "__main__":

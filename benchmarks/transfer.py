@@ -11,20 +11,20 @@ the second time.
 """
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from benchmarks import keep
 from helpers import ROOT, data
 from helpers.data import sources
 from helpers.evaluate import compare_runs, tradeoff
 from helpers.evaluate.evaluation import open_test_set
-from helpers.models.device import environment
 from helpers.runs.config import Config
 from helpers.runs.folder import Run
+from helpers.runs.text import markdown_table
 from helpers.train import fine_tune
 
 NEW_CLASSES, IMAGES = 20, 10
@@ -102,17 +102,14 @@ def main() -> None:
                      "gain": gain, "seconds": seconds,
                      "trainable": runs[0].metrics["trainable"]})  # fmt: skip
     print(f"20 classes: {len(splits.train)} training and {len(splits.test)} test images")
-    print("| way | trained | test accuracy | against scratch | seconds |")
-    print("| --- | --- | --- | --- | --- |")
-    for row in rows:
-        print(f"| {row['way']} | {row['trainable']:,} | {np.mean(row['test']):.1f} ± "
-              f"{np.std(row['test'], ddof=1) if options.seeds > 1 else 0:.1f} % | {row['gain']} "
-              f"| {row['seconds']:.0f} |")  # fmt: skip
-    output = ROOT / "runs" / "benchmarks" / "transfer.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
+    spreads = [np.std(row["test"], ddof=1) if options.seeds > 1 else 0 for row in rows]
+    lines = [(row["way"], row["trainable"], f"{np.mean(row['test']):.1f} ± {spread:.1f} %",
+              row["gain"], f"{row['seconds']:.0f}")
+             for row, spread in zip(rows, spreads, strict=True)]  # fmt: skip
+    header = ("way", "trained", "test accuracy", "against scratch", "seconds")
+    print(markdown_table(header, lines))
     rows = [row | {"gain": vars(row["gain"])} for row in rows]
-    content = {"rows": rows, "environment": environment(), **vars(options)}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+    keep("transfer", rows=rows, **vars(options))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ spread; writes runs/benchmarks/voting.json. Needs
 """
 
 import argparse
-import json
 import shutil
 import time
 
 import numpy as np
 import yaml
 
+from benchmarks import keep
 from helpers import ROOT, data
 from helpers.evaluate import ensembles, open_test_set
 from helpers.evaluate.evaluation import load_images
 from helpers.evaluate.intervals import difference_of_networks
-from helpers.models.device import environment
 from helpers.runs.config import Config
 from helpers.train import train
 
@@ -68,10 +67,7 @@ def main() -> None:
         spread = f" ± {np.std(accuracy, ddof=1):.2%}" if len(accuracy) > 1 else ""
         print(f"{' + '.join(options.networks[:number])}: {np.mean(accuracy):.2%}{spread} ", end="")
         print(f"in {min(seconds):.0f} to {max(seconds):.0f} s")
-    path = ROOT / "runs/benchmarks/voting.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment(), "networks": options.networks, "seeds": of_seeds}
-    path.write_text(json.dumps(content, indent=1))
+    keep("voting", networks=options.networks, seeds=of_seeds)
 
 
 if __name__ == "__main__":

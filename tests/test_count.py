@@ -17,7 +17,6 @@ from helpers.count.layers import (
     describe,
     figure,
     group,
-    markdown_table,
     match_table,
     table,
     without_weights,
@@ -324,9 +323,6 @@ def test_figure_shows_every_count_and_both_totals():
 
 
 def test_tables():
-    assert markdown_table(("a", "b"), [("x", 1234), ("y", "")]) == (
-        "| a | b |\n| :--- | ---: |\n| x | 1,234 |\n| y |  |"
-    )
     lines = table(count(small_network(), 10)).splitlines()
     assert lines[2] == (
         "| 0 | Conv2d | 4×8×8 | 112 | 8·8·3·3·3·4 | 6,912 | 13,824 | 6,912 | yes |"

@@ -86,7 +86,7 @@ def test_a_division_loses_and_doubles_nothing_whatever_the_order(sizes):
 
 
 def test_everything_left_out_is_listed_and_everything_else_is_found(tmp_path):
-    write(tmp_path, "a/deep/er/x.jpg", "a/grün 鳥.jpeg", "b/1.webp", "b/.hidden.jpg")
+    write(tmp_path, "a/deep/er/x.jpg", "a/grün 鳥.jpeg", "b/1.webp", "b/.hidden.jpg", "b/3.JFIF")
     write(tmp_path, ".ipynb_checkpoints/1.jpg", "b/.cache/2.jpg", "__MACOSX/a/3.jpg", "loose.jpg")
     for name in ("a/.DS_Store", "b/readme.txt", "b/noending"):
         (tmp_path / name).write_text("no picture")
@@ -94,7 +94,9 @@ def test_everything_left_out_is_listed_and_everything_else_is_found(tmp_path):
     write(tmp_path, "b/2.jpg")
     source = find(f"folder:{tmp_path}")
     found = paths(source.train + source.test)
-    assert sorted(found) == ["a/deep/er/x.jpg", "a/grün 鳥.jpeg", "b/1.webp", "b/2.jpg"]
+    assert sorted(found) == [
+        "a/deep/er/x.jpg", "a/grün 鳥.jpeg", "b/1.webp", "b/2.jpg", "b/3.JFIF",
+    ]  # fmt: skip
     assert source.classes == ["a", "b"]
     assert sorted(source.skipped) == [
         ".ipynb_checkpoints: hidden",

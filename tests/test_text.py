@@ -7,7 +7,14 @@ import pytest
 from matplotlib.figure import Figure
 from nbconvert.filters import markdown2html
 
-from helpers.runs.text import for_figure, for_markdown, for_terminal, reason, without_secrets
+from helpers.runs.text import (
+    for_figure,
+    for_markdown,
+    for_terminal,
+    markdown_table,
+    reason,
+    without_secrets,
+)
 
 HOSTILE = [
     "$_$", r"$\frac$", r"\$5 and $6", "a|b", "<script>alert(1)</script>", "`rm -rf`", "*bold* _it_",
@@ -70,3 +77,17 @@ def test_errors_about_a_database_keep_its_password(address):
         if secret in address or secret == "s3cret" and "s3%63ret" in address:
             assert secret not in without_secrets(said, address)
     assert without_secrets("no such file", "folder/journal.log") == "no such file"
+
+
+def test_a_table_has_whole_numbers_with_separators_and_numbers_to_the_right():
+    assert markdown_table(("a", "b"), [("x", 1234), ("y", "")]) == (
+        "| a | b |\n| :--- | ---: |\n| x | 1,234 |\n| y |  |"
+    )
+    columns = {
+        "---:": ("87.5% ± 2.0%", "+1.25", "-3", "40 %", "1,234"),
+        ":---": ("3 of 4", "4×8", "3 M", "a", "-"),
+    }
+    for rule, cells in columns.items():
+        for cell in cells:
+            assert markdown_table(("",), [(cell,)]).splitlines()[1] == f"| {rule} |", cell
+    assert markdown_table(("a",), []).splitlines()[0] == "| a |"

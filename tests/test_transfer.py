@@ -251,6 +251,19 @@ def test_table_has_means_and_the_front(tmp_path):
     assert isinstance(tradeoff.draw_tradeoff(runs[:1]), Figure)
 
 
+def test_ways_are_tabulated_best_first(tmp_path):
+    runs = [write_run(tmp_path, str(n), Config(seed=n), a, seconds=s)
+            for n, (a, s) in enumerate([(0.5, 1.0), (0.75, 2.0), (0.7, 9.0)])]  # fmt: skip
+    for run in runs:
+        metrics = run.metrics
+        metrics["val"]["images"] = 20
+        run.write_json("metrics.json", metrics)
+    assert tradeoff.table({"two": runs[:2], "one": runs[2:]}).splitlines()[2:] == [
+        "| one | 70.0% | 14 of 20 | 9.0 |",
+        "| two | 62.5% ± 17.7% | 10, 15 of 20 | 1.5 |",
+    ]
+
+
 def test_no_setting_is_lost_where_three_read_the_same(tmp_path):
     rates = {"a": 0.001, "b": 0.0010001, "c": 0.0010002}
     runs = [write_run(tmp_path, name, Config(lr=lr), 0.5) for name, lr in rates.items()]

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.runs.config import did_you_mean
 from helpers.runs.progress import tqdm
+from helpers.runs.text import markdown_table
 
 COLORS = {"macs": "#0f7b8a", "params": "#d9772b"}
 ROWS, BARS = 40, 24  # at most, of a table and of a figure
@@ -186,6 +187,8 @@ def classifier(name: str) -> tuple[nn.Module, int, dict]:
 
 def compare(names: Sequence[str]) -> str:
     """Count torchvision classifiers beside torchvision's published figures, as Markdown."""
+    if not names:
+        raise ValueError("classifiers = [] is not possible: name at least one of torchvision's")
     rows = []
     for name in tqdm(names, desc="count", disable=None, leave=False):
         model, image_size, published = classifier(name)
@@ -297,14 +300,6 @@ def match_table(pairs: dict[str, tuple[int, int]]) -> str:
     """Set expected and seen numbers, by name, side by side as Markdown, with match."""
     rows = [(name, *pair, _match(pair[0] == pair[1])) for name, pair in pairs.items()]
     return markdown_table(("", "expected", "seen", "match"), rows)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """Write rows as a Markdown table: integers with separators, numbers to the right."""
-    texts = [[f"{x:,}" if isinstance(x, int) else str(x) for x in row] for row in rows]
-    numbers = [all(isinstance(x, int) or x == "" for x in xs) for xs in zip(*rows, strict=True)]
-    rule = ["---:" if number else ":---" for number in numbers]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *texts])
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -22,7 +22,14 @@ from scipy.sparse.csgraph import connected_components
 from helpers.data import sources
 from helpers.data.images import to_rgb
 from helpers.runs.progress import tqdm
-from helpers.runs.text import abridge, for_figure, for_markdown, for_terminal, reason
+from helpers.runs.text import (
+    abridge,
+    for_figure,
+    for_markdown,
+    for_terminal,
+    markdown_table,
+    reason,
+)
 
 FINDINGS = {  # what a report looks for
     "unreadable": "cannot be decoded; left out",
@@ -60,21 +67,19 @@ class Report:
 
     def table(self) -> str:
         """Write the split sizes and the findings as two Markdown tables."""
-        lines = [
-            "| split | images | smallest class | largest class |",
-            "| --- | ---: | --- | --- |",
-        ]
+        splits, findings = [], []
         for split, counts in self.counts.items():
-            low, high = int(np.argmin(counts)), int(np.argmax(counts))
-            smallest, largest = (for_markdown(self.classes[label]) for label in (low, high))
-            lines.append(f"| {split} | {sum(counts):,} | {counts[low]:,} {smallest} "
-                         f"| {counts[high]:,} {largest} |")  # fmt: skip
-        lines += ["", "| finding | number | meaning | first |", "| --- | ---: | --- | --- |"]
+            extremes = (f"{counts[label]:,} {for_markdown(self.classes[label])}"
+                        for label in (np.argmin(counts), np.argmax(counts)))  # fmt: skip
+            splits.append((split, sum(counts), *extremes))
         for kind, meaning in FINDINGS.items():
             found = self.findings[kind]
             first = "; ".join(for_markdown(abridge(entry, 160)) for entry in found[:2])
-            lines.append(f"| {kind} | {len(found):,} | {meaning} | {first} |")
-        return "\n".join(lines)
+            findings.append((kind, len(found), meaning, first))
+        return "\n\n".join([
+            markdown_table(("split", "images", "smallest class", "largest class"), splits),
+            markdown_table(("finding", "number", "meaning", "first"), findings),
+        ])  # fmt: skip
 
     def figure(self) -> Figure:
         """Draw one image of each class and the number of images in each class."""

@@ -47,7 +47,8 @@ SPLITS = {  # how people call the folders of the three splits, capitals or not
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
+            ".pgm"}  # fmt: skip
 TEST_SHARE = 0.2  # of each class, where a folder of images brings no test set
 UNPACK_ANEW = "put the file as it was published in its place"
 PER_CLASS = 30  # training images of each class of Caltech-101 where the lists are absent

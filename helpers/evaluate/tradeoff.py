@@ -15,7 +15,7 @@ from PIL import Image
 from helpers.data.images import decode
 from helpers.evaluate.figures import COLORS, GRAY, dress
 from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
-from helpers.runs.text import for_figure
+from helpers.runs.text import for_figure, markdown_table
 
 COSTS = {
     "trainable": "trainable parameters",
@@ -35,6 +35,26 @@ def setting_of(run: Run) -> str:
     if config.weights == "none":
         how = "from scratch" if set(strategies) == {"nothing"} else f"random weights, {how}"
     return f"{config.model}, {how}"
+
+
+def table(groups: dict[str, list[Run]]) -> str:
+    """Tabulate named groups of finished runs as Markdown, by validation accuracy, best first.
+
+    Accuracies are means with their standard deviation over the runs; how many images are right is
+    said of each run.
+    """
+    measured = {name: [run.metrics["val"] for run in group] for name, group in groups.items()}
+    means = {name: np.mean([one["accuracy"] for one in found]) for name, found in measured.items()}
+    rows = []
+    for name in sorted(groups, key=means.get, reverse=True):
+        accuracies = [one["accuracy"] for one in measured[name]]
+        spread = f" ± {np.std(accuracies, ddof=1):.1%}" if len(accuracies) > 1 else ""
+        right = ", ".join(f"{one['accuracy'] * one['images']:.0f}" for one in measured[name])
+        seconds = np.mean([run.metrics["train_seconds"] for run in groups[name]])
+        rows.append((name, f"{means[name]:.1%}{spread}",
+                     f"{right} of {measured[name][0]['images']}", f"{seconds:.1f}"))  # fmt: skip
+    header = ("way", "validation accuracy", "right, by run", "seconds a run")
+    return markdown_table(header, rows)
 
 
 def settings(runs: list[Run], split: str = "val") -> dict[str, list[Run]]:

@@ -10,9 +10,9 @@ from itertools import groupby
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from helpers.count.layers import markdown_table
 from helpers.models.graph import UNFOLLOWED, trace
 from helpers.runs.config import ConfigError, parse_freeze
+from helpers.runs.text import markdown_table
 
 # The classes that torchvision, timm and this project build their networks of, again and again.
 BLOCK = re.compile(

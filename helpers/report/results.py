@@ -20,6 +20,7 @@ from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import CannotWrite, write_atomically
 from helpers.runs.folder import NO_EFFECT, Run
+from helpers.runs.text import markdown_table
 
 RESULTS = ROOT / "results"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
@@ -140,8 +141,7 @@ def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
     Without names, all that have both. What was made by other parameters, other code or on another
     machine is said in the last column.
     """
-    table = ["| run | figure | recorded | here | difference | |",
-             "| --- | --- | ---: | ---: | ---: | --- |"]  # fmt: skip
+    rows: list[tuple[str, ...]] = []
     lines = {line["run"]: line for line in load()}
     for name in names or lines:
         run = Run(ROOT / runs_root / name)
@@ -156,18 +156,19 @@ def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
             if old[figure] and new[figure]:
                 before, now = float(old[figure]), float(new[figure])
                 remark = f"other {', '.join(other)}" if other else "same code and machine"
-                table.append(f"| {name} | {figure.replace('_', ' ')} | {before:.4f} | {now:.4f} "
-                             f"| {now - before:+.4f} | {remark} |")  # fmt: skip
+                rows.append((name, figure.replace("_", " "), f"{before:.4f}", f"{now:.4f}",
+                             f"{now - before:+.4f}", remark))  # fmt: skip
+    ending = ""
     if not names:
         known, counted = _known_counts(), _counts(runs_root)
         for (report, row, measure), old in known.items():
             now = counted.get((report, row, measure), old)
             if now != old:
-                table.append(f"| {report}/{row} | {measure} | {old} | {now} "
-                             f"| {int(now) - int(old):+} | differs |")  # fmt: skip
+                rows.append((f"{report}/{row}", measure, old, now, f"{int(now) - int(old):+}",
+                             "differs"))  # fmt: skip
         same = len(known.items() & counted.items())
-        table.append(f"\n{same} of {len(known)} recorded counts are the same here.")
-    return "\n".join(table)
+        ending = f"\n\n{same} of {len(known)} recorded counts are the same here."
+    return markdown_table(("run", "figure", "recorded", "here", "difference", ""), rows) + ending
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,9 +3,11 @@
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from urllib.parse import unquote
 
+NUMBER = re.compile(r"[-+]?\d[\d.,]*( ?%)?( ± [\d.]+( ?%)?)?")  # such as 1,234 or 87.5% ± 2.0%
 LONGEST = 300  # characters of an error's message
 MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^\s*[#+-](?=\s))")
 
@@ -29,6 +31,15 @@ def for_markdown(text: object) -> str:
 def for_figure(text: object, longest: int = 60) -> str:
     """Escape text for matplotlib, which reads what stands between dollars as a formula."""
     return abridge(for_terminal(text), longest).replace("$", r"\$")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """Write rows as a Markdown table: whole numbers with separators, numbers to the right."""
+    texts = [[f"{x:,}" if isinstance(x, int) else str(x) for x in row] for row in rows]
+    columns = zip(*texts, strict=True) if texts else [()] * len(header)
+    numbers = [all(not text or NUMBER.fullmatch(text) for text in column) for column in columns]
+    rule = ["---:" if number else ":---" for number in numbers]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *texts])
 
 
 def abridge(text: str, longest: int) -> str:

@@ -26,7 +26,7 @@ from helpers.runs.config import Config, ConfigError, read_values
 from helpers.runs.files import CannotWrite, readable_json, write_atomically, write_json
 from helpers.runs.folder import Run, find_runs
 from helpers.runs.progress import tqdm
-from helpers.runs.text import abridge
+from helpers.runs.text import abridge, markdown_table
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, best_of, read_sweep
 from helpers.sweep.worker import work
@@ -298,16 +298,10 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
     minutes = count * epochs * seconds / 60 / workers
     rows = [(p.name, p.text) for p in definition.parameters]
     rows += [(name, f"{value} (fixed)") for name, value in definition.constants.items()]
-    return "\n".join(
-        [
-            f"**{definition.name}** ({definition.method}): {count} runs of up to {epochs} "
-            f"epochs; one epoch took {seconds:.1f} s, so at most {minutes:.1f} minutes with "
-            f"{workers} worker{'s' * (workers > 1)}",
-            "",
-            "| parameter | values |",
-            "| --- | --- |",
-            *(f"| {name} | {text} |" for name, text in rows),
-        ]
+    return (
+        f"**{definition.name}** ({definition.method}): {count} runs of up to {epochs} "
+        f"epochs; one epoch took {seconds:.1f} s, so at most {minutes:.1f} minutes with "
+        f"{workers} worker{'s' * (workers > 1)}\n\n" + markdown_table(("parameter", "values"), rows)
     )
 
 

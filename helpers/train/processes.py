@@ -129,9 +129,13 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
 def launch(config: Config, processes: int) -> None:
     """Train a configuration with several processes on this machine, one for each GPU.
 
-    Its run is then finished, so that `fit` loads it. Raises ConfigError where there are GPUs, but
-    fewer than processes, and RuntimeError when the training fails.
+    Its run is then finished, so that `fit` loads it. Raises ConfigError where there are more
+    processes than images in a batch, or than GPUs if there are any, and RuntimeError when the
+    training fails.
     """
+    if processes > config.batch_size:
+        raise ConfigError(f"processes={processes} cannot share a batch of {config.batch_size} "
+                          "images: use fewer, or a larger batch_size")  # fmt: skip
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
         raise ConfigError(f"processes={processes} would need as many GPUs: use {gpus} here")
