@@ -28,7 +28,8 @@ from helpers import data
 from helpers.data import images as decoding
 from helpers.report import batch, page
 from helpers.runs.config import Config
-from helpers.runs.folder import Run, find_runs
+from helpers.runs.folder import Run
+from helpers.runs.search import find_runs
 from helpers.sweep import queue, runner
 from helpers.sweep.file import read_sweep
 from helpers.train import train

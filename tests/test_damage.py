@@ -24,7 +24,8 @@ from helpers.report.executions import read_status
 from helpers.report.rows import ExperimentError
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import CannotWrite, DamagedFile
-from helpers.runs.folder import Run, find_runs
+from helpers.runs.folder import Run
+from helpers.runs.search import find_runs
 from helpers.sweep import queue
 from helpers.sweep.file import read_sweep
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from helpers.runs.config import Config
-from helpers.runs.folder import NO_EFFECT, Run
+from helpers.runs.config import NO_EFFECT, Config
+from helpers.runs.folder import Run
 from helpers.sweep import figures, findings
 from helpers.sweep.findings import Comparison, compare, importance, plan, varied
 

@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 
 from helpers import ROOT, sweep
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.folder import Run, find_runs
+from helpers.runs.folder import Run
+from helpers.runs.search import find_runs
 from helpers.sweep import queue, runner, worker
 from helpers.sweep.file import read_sweep
 from helpers.train import loop

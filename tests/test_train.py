@@ -21,7 +21,8 @@ from helpers.data.images import ImageSet, Splits
 from helpers.models import build, rebuild
 from helpers.models.device import mixed_precision
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.folder import Run, find_runs, open_run
+from helpers.runs.folder import Run, open_run
+from helpers.runs.search import find_runs
 from helpers.train import loop, optimizers
 from helpers.train.loop import image_size_of_epoch
 

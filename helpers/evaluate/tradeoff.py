@@ -14,7 +14,9 @@ from PIL import Image
 
 from helpers.data.images import decode
 from helpers.evaluate.figures import COLORS, GRAY, dress
-from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
+from helpers.runs.config import NO_EFFECT
+from helpers.runs.folder import Run
+from helpers.runs.search import json_of, shorten, varied
 from helpers.runs.text import for_figure, markdown_table
 
 COSTS = {

@@ -8,7 +8,8 @@ from helpers.evaluate import compare_runs
 from helpers.evaluate.figures import curves_of_several
 from helpers.evaluate.tradeoff import draw_tradeoff
 from helpers.report.rows import TRAINING, Row, runs_of
-from helpers.runs.folder import Run, shorten, varied
+from helpers.runs.folder import Run
+from helpers.runs.search import shorten, varied
 
 
 def measured(rows: list[Row], runs_root: str = "runs", dataset: str = "") -> dict[str, list[Run]]:

@@ -29,7 +29,8 @@ from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
 from helpers.report.rows import SWEEPING, TRAINING, Row, load_all
 from helpers.runs.files import CannotWrite, write_atomically
-from helpers.runs.folder import Run, find_runs, read_runs
+from helpers.runs.folder import Run
+from helpers.runs.search import find_runs, read_runs
 from helpers.sweep import figures as sweep_figures
 from helpers.sweep import findings
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from helpers import ROOT
 from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
-from helpers.runs.config import Config, ConfigError
+from helpers.runs.config import NO_EFFECT, Config, ConfigError
 from helpers.runs.files import CannotWrite, write_atomically
-from helpers.runs.folder import NO_EFFECT, Run
+from helpers.runs.folder import Run
 from helpers.runs.text import markdown_table
 
 RESULTS = ROOT / "results"

@@ -30,7 +30,8 @@ from helpers.count.algebra import Operations
 from helpers.count.layers import Counts
 from helpers.runs.config import Config, ConfigError, did_you_mean
 from helpers.runs.files import readable_json, write_json
-from helpers.runs.folder import Run, find_runs
+from helpers.runs.folder import Run
+from helpers.runs.search import find_runs
 from helpers.runs.text import abridge, for_terminal
 
 EXPERIMENTS = ROOT / "experiments"

@@ -8,7 +8,6 @@ checked; a file that is damaged is named in one sentence, and set aside when the
 import csv
 import hashlib
 import io
-import json
 import pickle
 import re
 import zipfile
@@ -16,14 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ConfigDict
-from typing_extensions import NotRequired, TypedDict
 
 from helpers import ROOT
 from helpers.runs.config import NO_EFFECT, Config, ConfigError
+from helpers.runs.contents import Best, Data, Environment, Last, Metrics, Status
 from helpers.runs.files import (
     DamagedFile,
     checked,
@@ -35,100 +33,10 @@ from helpers.runs.files import (
     write_atomically,
     write_json,
 )
-from helpers.runs.text import abridge, reason, say_once
+from helpers.runs.text import abridge, reason
 
 START_AGAIN = "delete it and start the run again, which continues from what is whole"
 TRAIN_AGAIN = "start the same training again, which goes on from what is whole"
-OPEN = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
-
-
-class Status(TypedDict):
-    """status.json."""
-
-    __pydantic_config__ = OPEN
-    state: Literal["running", "finished", "interrupted", "failed"]
-    time: str
-    reason: NotRequired[str]
-    epoch: NotRequired[int]
-    stopped_at: NotRequired[int]
-    history: NotRequired[str]  # history.csv's checksum, of a finished run
-
-
-class Figures(TypedDict):
-    """What was measured on one split."""
-
-    __pydantic_config__ = OPEN
-    loss: NotRequired[float]
-    accuracy: float
-
-
-class Opened(TypedDict):
-    """How often and when the test set was opened."""
-
-    count: int
-    first: str
-    last: str
-
-
-class Metrics(TypedDict):
-    """metrics.json."""
-
-    __pydantic_config__ = OPEN
-    train_seconds: NotRequired[float]
-    epochs: NotRequired[int]
-    params: NotRequired[int]
-    trainable: NotRequired[int]
-    best_epoch: NotRequired[int]
-    train: NotRequired[Figures]
-    val: NotRequired[Figures]
-    test: NotRequired[Figures]
-    test_opened: NotRequired[Opened]
-
-
-class Environment(TypedDict):
-    """environment.json."""
-
-    __pydantic_config__ = OPEN
-    commit: str
-    device: str
-    packages: dict[str, str]
-
-
-class Data(TypedDict):
-    """data.json: the images that a run was trained on, whatever their folder holds later."""
-
-    fingerprint: str
-    classes: list[str]
-
-
-class Checkpoint(TypedDict):
-    """What best.pt and last.pt share."""
-
-    __pydantic_config__ = OPEN
-    model: dict[str, torch.Tensor]
-    config: NotRequired[dict[str, Any]]  # these four are not in files of older versions
-    mean: NotRequired[tuple[float, ...] | list[float]]
-    std: NotRequired[tuple[float, ...] | list[float]]
-    history: NotRequired[list[dict[str, int | float]]]
-
-
-class Best(Checkpoint):
-    """best.pt: all that is needed to use the network."""
-
-    __pydantic_config__ = OPEN
-    config: dict[str, Any]
-    epoch: int
-    classes: list[str]
-
-
-class Last(Checkpoint):
-    """last.pt: all that is needed to continue after an epoch."""
-
-    __pydantic_config__ = OPEN
-    history: list[dict[str, int | float]]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
-    best: float
 
 
 @dataclass(frozen=True)
@@ -405,83 +313,6 @@ def open_run(config: Config) -> Run:
             f"{more if changed[0].startswith('epochs') else ''}"
         )
     return run
-
-
-def find_runs(runs_root: str | Path = "runs", **parameters) -> list[Run]:
-    """List the finished runs below `runs_root` whose configuration has these parameters.
-
-    Newest last. Runs that cannot be read are left out and named, once.
-    """
-    runs, bad = read_runs(runs_root)
-    for trouble in bad:
-        say_once(f"left out: {trouble}")
-    return [run for run in runs if all(getattr(run.config, k) == v for k, v in parameters.items())]
-
-
-def read_runs(runs_root: str | Path = "runs") -> tuple[list[Run], list[str]]:
-    """Return the finished runs below `runs_root`, newest last, and what is wrong with others."""
-    found, bad = [], []
-    files = [path for name in ("config.json", "best.pt") for path in
-             Path(ROOT / runs_root).rglob(name)]  # fmt: skip
-    for run in sorted({Run(path.parent) for path in files}, key=lambda run: run.folder):
-        try:
-            if not (run.folder / "config.json").exists():
-                raise damaged(run.folder / "config.json", "it is missing", START_AGAIN)
-            if run.finished:
-                run.check()
-                found.append((run.status["time"], run))
-        except DamagedFile as error:
-            bad.append(str(error))
-    return [run for _, run in sorted(found, key=lambda pair: pair[0])], bad
-
-
-def best_run(dataset: str, runs_root: str | Path = "runs") -> Run | None:
-    """Return the run of a data set that is best on validation, or None where there is none.
-
-    Candidates are the finished runs that lie in `runs_root` itself, not those of a sweep, of a
-    report or of a pretraining, which have folders of their own; of equals, the oldest.
-    """
-    found = [
-        run
-        for run in find_runs(runs_root, dataset=dataset)
-        if run.folder.parent == Path(ROOT / runs_root) and "val" in run.metrics
-    ]
-    return max(found, key=lambda run: run.metrics["val"]["accuracy"], default=None)
-
-
-def varied(runs: list[Run]) -> dict[str, list]:
-    """Return the parameters that differ between runs, each with its values, sorted."""
-    configs = [run.config.model_dump(exclude=NO_EFFECT) for run in runs]
-    values = {name: {json_of(c[name]): c[name] for c in configs} for name in Config.model_fields
-              if name not in NO_EFFECT}  # fmt: skip
-    return {
-        name: sorted(found.values(), key=_order)
-        for name, found in values.items()
-        if len(found) > 1
-    }
-
-
-def shorten(value: object) -> str:
-    """Write a parameter's value briefly: a list of equal numbers as 32 x 5, yes and no."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list):
-        if len(value) > 2 and len({json_of(v) for v in value}) == 1:
-            return f"{shorten(value[0])} x {len(value)}"
-        return ", ".join(shorten(v) for v in value) or "none"
-    return str(value)
-
-
-def json_of(value: object) -> str:
-    """Write plain values as text by which they can be compared."""
-    return json.dumps(value, sort_keys=True)
-
-
-def _order(value: object) -> tuple:
-    number = isinstance(value, bool | int | float)
-    return (0, value, "") if number else (1, 0, json_of(value))
 
 
 def now() -> str:

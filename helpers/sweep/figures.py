@@ -14,7 +14,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from helpers.evaluate.figures import GRAY, GREEN, ORANGE, RED, TEAL, dress
-from helpers.runs.folder import Run, shorten, varied
+from helpers.runs.folder import Run
+from helpers.runs.search import shorten, varied
 from helpers.runs.text import for_figure
 from helpers.sweep.findings import Comparison, importance, value_of
 

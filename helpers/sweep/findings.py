@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
 from helpers.evaluate.intervals import NO_EVIDENCE, mean_and_interval, verdict
-from helpers.runs.config import Config, ConfigError
-from helpers.runs.folder import NO_EFFECT, Run, json_of, shorten, varied
+from helpers.runs.config import NO_EFFECT, Config, ConfigError
+from helpers.runs.folder import Run
+from helpers.runs.search import json_of, shorten, varied
 from helpers.sweep.file import best_of, goal_of
 
 # Fewer pairs cannot tell: five of equal sign happen by chance in 1 of 16 cases, six in 1 of 32.

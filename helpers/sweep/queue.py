@@ -21,9 +21,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.data.batches import mix_seeds
-from helpers.runs.config import Config, ConfigError
+from helpers.runs.config import NO_EFFECT, Config, ConfigError
 from helpers.runs.files import CannotWrite, naming_the_disk
-from helpers.runs.folder import NO_EFFECT
 from helpers.runs.text import reason, without_secrets
 from helpers.sweep.file import Definition, goal_of
 

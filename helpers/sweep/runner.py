@@ -24,8 +24,9 @@ from optuna.trial import TrialState
 from helpers import ROOT, data
 from helpers.runs.config import Config, ConfigError, read_values
 from helpers.runs.files import CannotWrite, readable_json, write_atomically, write_json
-from helpers.runs.folder import Run, find_runs
+from helpers.runs.folder import Run
 from helpers.runs.progress import tqdm
+from helpers.runs.search import find_runs
 from helpers.runs.text import abridge, markdown_table
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, best_of, read_sweep

@@ -7,8 +7,9 @@ import re
 from collections import Counter
 
 from helpers.runs.config import Config, ConfigError
-from helpers.runs.folder import Run, shorten
+from helpers.runs.folder import Run
 from helpers.runs.progress import tqdm
+from helpers.runs.search import shorten
 from helpers.train.loop import train
 
 SCRATCH = "scratch"

@@ -31,8 +31,9 @@ from helpers.models.device import (
 from helpers.models.freezing import freeze, train_mode
 from helpers.runs.config import Config
 from helpers.runs.files import CannotWrite, lock
-from helpers.runs.folder import Run, best_run, find_runs, open_run
+from helpers.runs.folder import Run, open_run
 from helpers.runs.progress import tqdm
+from helpers.runs.search import best_run, find_runs
 from helpers.runs.text import reason
 from helpers.train import features, processes
 from helpers.train.optimizers import make_optimizer, make_scheduler

@@ -18,8 +18,9 @@ from helpers.detect.detectors import Detector, as_detector
 from helpers.detect.drawn import traffic
 from helpers.models.device import choose_device, choose_dtype, keep_memory
 from helpers.runs.config import Config
+from helpers.runs.contents import OPEN
 from helpers.runs.files import DamagedFile, whole
-from helpers.runs.folder import OPEN, read_checkpoint
+from helpers.runs.folder import read_checkpoint
 from helpers.runs.progress import tqdm
 
 SCENES = 320
