@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from helpers import ROOT, data, models, train
+from helpers.count.record import write_counts
 from helpers.data import images as decoding
 from helpers.detect.rules import read_rules
 from helpers.report import rows
@@ -80,7 +81,7 @@ def home(tmp_path_factory):
     (home / "grid.yaml").write_text(SWEEP)
     study = open_queue(home)
     queue.fill(study, queue.list_points(read_sweep(home / "grid.yaml", config), config))
-    rows.write_counts(home / "counts", *small_counts(config))
+    write_counts(home / "counts", *small_counts(config))
     pristine = tmp_path_factory.mktemp("pristine") / "home"
     shutil.copytree(home, pristine, symlinks=True)
     yield home, pristine

@@ -9,6 +9,7 @@ import yaml
 
 from helpers.count.algebra import cs6910_operations
 from helpers.count.layers import count, without_weights
+from helpers.count.record import write_counts
 from helpers.models import build, freeze
 from helpers.report import rows
 from helpers.report.rows import ExperimentError, fits, load, load_all, number
@@ -80,7 +81,7 @@ def test_counts_are_the_reports_or_shown_wrong(row, tmp_path):
     freeze(model, config.freeze)
     operations = cs6910_operations(config, 10) if config.model == "five_blocks" else []
     counts = count(model, config.image_size)
-    rows.write_counts(tmp_path / row.report / row.name, model, counts, operations)
+    write_counts(tmp_path / row.report / row.name, model, counts, operations)
     found = rows.counts_of(row, tmp_path)
     for _, measure, figure in row.figures():
         wrong = row.wrong.get(measure)
@@ -208,7 +209,7 @@ def test_runs_of_a_sweep_are_those_in_its_folder(tmp_path):
 def test_counts_file_is_plain_json(tmp_path):
     with without_weights():
         model = build(Config(), 10)
-    rows.write_counts(tmp_path, model, count(model, 64))
+    write_counts(tmp_path, model, count(model, 64))
     content = json.loads((tmp_path / "counts.json").read_text())
     assert content["parameters"] == sum(p.numel() for p in model.parameters())
     assert content["flops"] == 2 * content["macs"]

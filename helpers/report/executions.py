@@ -17,6 +17,7 @@ import yaml
 from helpers import ROOT, models
 from helpers.count.algebra import cs6910_operations
 from helpers.count.layers import count, without_weights
+from helpers.count.record import write_counts
 from helpers.report import rows
 from helpers.report.rows import COUNTING, SWEEPING, TRAINING, ExperimentError, Row
 from helpers.runs.config import DATASETS, Config, ConfigError, did_you_mean
@@ -96,7 +97,7 @@ class Execution:
             network = models.build(config, classes)
         models.freeze(network, config.freeze)
         operations = cs6910_operations(config, classes) if config.model == "five_blocks" else ()
-        rows.write_counts(self.run.folder, network, count(network, config.image_size), operations)
+        write_counts(self.run.folder, network, count(network, config.image_size), operations)
 
     def forget_weights(self) -> None:
         """Delete the weights of what was trained on drawn images in place of the report's.

@@ -6,9 +6,8 @@ row holds. Start with `load_all`; `runs_of` and `counts_of` give what was measur
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +22,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )  # fmt: skip
-from torch import nn
 
 from helpers import ROOT
-from helpers.count.algebra import Operations
-from helpers.count.layers import Counts
 from helpers.runs.config import Config, ConfigError, did_you_mean
-from helpers.runs.files import readable_json, write_json
+from helpers.runs.files import readable_json
 from helpers.runs.folder import Run
 from helpers.runs.search import find_runs
 from helpers.runs.text import abridge, for_terminal
@@ -325,39 +321,6 @@ def counts_of(row: Row, runs_root: str | Path = "runs") -> dict[str, int] | None
     if counts is None or not {name for key in wanted for name in key.split(" + ")} <= counts.keys():
         return None  # damaged, or counted by an older version
     return counts | {key: sum(counts[name] for name in key.split(" + ")) for key in wanted}
-
-
-def write_counts(
-    folder: Path, model: nn.Module, counts: Counts, operations: Sequence[Operations] = ()
-) -> None:
-    """Write counts.json: what `count` found for a network, and for each of its modules by name.
-
-    "body" is all but the new head; "left_out_biases" are those that convolutions without a bias
-    would have. `operations` are the five blocks' by R1's (CS6910) convention.
-    """
-    whole, head = _tally(model), _tally(model.get_submodule(model.head_name))
-    parts = {"body": {name: whole[name] - head[name] for name in whole}}
-    parts |= {name: _tally(module) for name, module in model.named_modules() if name}
-    content = whole | {"trainable": counts.trainable, "macs": counts.macs, "flops": counts.flops}
-    content |= {f"{n}.{key}": x for n, tally in parts.items() for key, x in tally.items() if x}
-    content |= {f"{name}.outputs": prod(shape) for name, shape in counts.outputs.items() if name}
-    if operations:
-        content |= {f"cs6910.{entry.layer}": entry.reported for entry in operations}
-        content["cs6910"] = sum(entry.reported for entry in operations)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "counts.json", content)
-
-
-def _tally(module: nn.Module) -> dict[str, int]:
-    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.bias is None]
-    statistics = ("running_mean", "running_var")
-    return {
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "moving_statistics": sum(
-            b.numel() for name, b in module.named_buffers() if name.endswith(statistics)
-        ),
-        "left_out_biases": sum(m.out_channels for m in convolutions),
-    }
 
 
 def config_of(row: Row, parameters: dict) -> Config:
