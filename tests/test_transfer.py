@@ -191,10 +191,12 @@ def test_bag_asks_only_runs_that_have_not_seen_an_image(images, monkeypatch):
     monkeypatch.setattr(data, "load", lambda run: Splits(whole, whole.subset(
         np.array(parts[run])), whole))  # fmt: skip
     monkeypatch.setattr(ensembles, "_ask", ask)
-    result, alone = ensembles.bag([FakeRun(name) for name in "abc"])
+    result, gain = ensembles.bag([FakeRun(name) for name in "abc"])
     assert sorted(result.paths) == sorted(whole.paths[i] for i in (1, 2, 3))
     assert result.accuracy == pytest.approx(2 / 3)  # 1: both right; 2: b is surer; 3: both wrong
-    assert alone == pytest.approx(3 / 6)
+    assert gain.mean == pytest.approx(2 / 3 - 3 / 6)  # by image: 1 - 1, 1 - 1/2, 0 - 0
+    reach = 4.3027 * np.std([0, 0.5, 0], ddof=1) / 3**0.5  # t with 2 degrees of freedom
+    assert (gain.low, gain.high) == pytest.approx((gain.mean - reach, gain.mean + reach), abs=1e-4)
     with pytest.raises(ValueError, match="left out by two runs"):
         ensembles.bag([FakeRun("a"), FakeRun("c")])
 

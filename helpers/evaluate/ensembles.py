@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from helpers import data, models
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, evaluate, measure
-from helpers.evaluate.intervals import Difference, difference_of_networks
+from helpers.evaluate.intervals import Difference, difference_of_networks, mean_and_interval
 from helpers.models.device import choose_device
 from helpers.runs.folder import Run
 
@@ -72,12 +72,14 @@ def compare_joined(
     return results[0].accuracy, joined
 
 
-def bag(runs: list[Run]) -> tuple[Evaluation, float]:
+def bag(runs: list[Run]) -> tuple[Evaluation, Difference]:
     """Measure runs that differ in the seed as a bag: each has learned from other images.
 
     An image is decided by the runs that have left it out for validation, where those are two or
     more (out of the bag, Breiman 1996, Bagging Predictors; here samples without repetition).
-    Returns the result of the bag and the mean accuracy of one run alone on the same images.
+    Returns the result of the bag, and its gain over one run alone on the same images: the mean over
+    images of whether the bag is right minus the share of their runs that are, with Student's
+    interval over the images. It speaks of these very networks.
     """
     votes: dict[int, list[torch.Tensor]] = {}
     labels: dict[int, tuple[int, str]] = {}
@@ -94,9 +96,11 @@ def bag(runs: list[Run]) -> tuple[Evaluation, float]:
         images, rows=np.array(rows), labels=np.array([labels[row][0] for row in rows]),
         paths=[labels[row][1] for row in rows], on_gpu=None,
     )  # fmt: skip
-    alone = np.mean([float(v.argmax() == labels[row][0]) for row in rows for v in votes[row]])
+    alone = [np.mean([int(v.argmax()) == labels[row][0] for v in votes[row]]) for row in rows]
     together = torch.stack([torch.stack(votes[row]).mean(0) for row in rows])
-    return measure(together.log(), left_out), float(alone)
+    result = measure(together.log(), left_out)
+    gains = (result.predicted == result.labels) - np.array(alone)
+    return result, Difference(*mean_and_interval(gains))
 
 
 def _ask(run: Run, images: ImageSet) -> Evaluation:
