@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import models
 from helpers.count.layers import count
 from helpers.runs.config import Config

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data
 from helpers.data.batches import batches, shuffle
 from helpers.runs.config import Config

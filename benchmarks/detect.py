@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT
 from helpers.detect import process, record
 from helpers.detect.darknet import Darknet

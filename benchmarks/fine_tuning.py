@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
 from helpers.runs.config import Config

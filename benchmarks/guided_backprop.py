@@ -14,7 +14,7 @@ import torch
 from captum.attr import NeuronGuidedBackprop
 from tqdm import tqdm
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import models
 from helpers.runs.config import Config
 from helpers.visualize import guided_backprop

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers.models.device import choose_device, choose_dtype, keep_memory
 from helpers.models.five_blocks import FiveBlocks
 from helpers.models.norm_pool import norm_pool

@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers.evaluate import compare_runs
 from helpers.runs.config import Config
 from helpers.train import fine_tune

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
 from helpers.runs.config import Config

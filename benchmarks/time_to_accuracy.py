@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
 from helpers.evaluate.evaluation import open_test_set

@@ -38,7 +38,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data, models, train
 from helpers.data import sources
 from helpers.models.device import choose_device, choose_dtype, keep_memory

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data
 from helpers.data import sources
 from helpers.evaluate import compare_runs, tradeoff

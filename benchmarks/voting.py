@@ -18,7 +18,7 @@ import time
 import numpy as np
 import yaml
 
-from benchmarks import keep
+from benchmarks.measured import keep
 from helpers import ROOT, data
 from helpers.evaluate import ensembles, open_test_set
 from helpers.evaluate.evaluation import load_images
