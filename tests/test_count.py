@@ -322,6 +322,11 @@ def test_figure_shows_every_count_and_both_totals():
     assert names[-1] == "5 smaller layers"  # the batch norms
 
 
+def test_no_classifier_to_compare_is_said_in_one_sentence():
+    with pytest.raises(ValueError, match=r"^classifiers = \[\] is not possible: name at least one"):
+        compare([])
+
+
 def test_tables():
     lines = table(count(small_network(), 10)).splitlines()
     assert lines[2] == (

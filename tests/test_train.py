@@ -199,7 +199,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(splits, config, 
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        assert process.wait(120) == -signal.SIGKILL  # it was on its way
+        assert process.wait(120) in (0, -signal.SIGKILL)
     assert same(weights(whole), weights(fit(splits, config)))
 
 
