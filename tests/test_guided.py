@@ -389,6 +389,10 @@ def test_works_where_gradients_are_off(context):
         ({"images": torch.zeros(3, 64, 64)}, r"\(N, 3, H, W\)"),
         ({"model": five_blocks().half()}, r"half precision \(torch.float16\).*model.float"),
         ({"model": five_blocks().bfloat16()}, "half precision"),
+        (
+            {"model": nn.Sequential(nn.Identity(), nn.BatchNorm2d(3, track_running_stats=False))},
+            "layer '1' normalises by the statistics of each batch.*track_running_stats=True",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_sentence(change, sentence):

@@ -230,16 +230,14 @@ def table(counts: Counts) -> str:
     """Tabulate layer, output shape, parameters, MACs and FLOPs as Markdown, at most `ROWS` rows."""
     layers = counts.layers if len(counts.layers) <= ROWS else group(counts, ROWS)
     rows = [
-        (x.name or x.kind, x.kind, _shape(x.output), x.params or "", x.formula)
-        + (x.macs or "", 2 * x.macs or "", x.macs_seen or "")
+        (x.name or x.kind, x.kind, _shape(x.output), x.params or "", x.formula or x.macs or "")
+        + (2 * x.macs or "", 2 * x.macs_seen or "")
         + (_match(x.macs == x.macs_seen) if x.macs else "",)
         for x in layers
     ]
-    total = ("**total**", "", "", counts.params, "", counts.macs, counts.flops, counts.macs_seen)
-    header = ("layer", "kind", "output", "parameters", "MACs are", "MACs", "FLOPs")
-    return markdown_table(
-        (*header, "FlopCounterMode / 2", "match"), [*rows, (*total, _match(counts.match))]
-    )
+    total = ("**total**", "", "", counts.params, counts.macs, counts.flops, 2 * counts.macs_seen)
+    header = ("layer", "kind", "output", "parameters", "MACs", "FLOPs", "FlopCounterMode", "match")
+    return markdown_table(header, [*rows, (*total, _match(counts.match))])
 
 
 def figure(counts: Counts) -> Figure:

@@ -93,7 +93,8 @@ def guided_backprop(
     by its last run.
 
     Raises ValueError for an unknown layer, one without rows and columns, a neuron out of range, a
-    model in half precision, and images that are not normalised floats.
+    model in half precision or one whose batch norm keeps no running statistics, and images that
+    are not normalised floats.
     """
     count = max(len(images), len(neurons))
     if not count or not {len(images), len(neurons)} <= {1, count}:
@@ -249,6 +250,12 @@ def prepared(model: nn.Module, images: torch.Tensor) -> Iterator[torch.Tensor]:
             f"images must be normalised floats (N, 3, H, W), not {images.dtype} "
             f"{tuple(images.shape)}: see helpers.data.augment.normalize"
         )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"layer '{name}' normalises by the statistics of each batch, so that no image has "
+                f"gradients of its own: build it with track_running_stats=True"
+            )
     training = [(module, module.training) for module in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     try:
