@@ -328,6 +328,53 @@ def test_run_with_other_parameters_is_never_overwritten(tmp_path):
         plan("r3.yaml", "best", tmp_path, changes={"epochs": 3})
 
 
+def test_a_run_that_cannot_be_read_ends_in_one_sentence(tmp_path, capsys):
+    (execution,) = plan("r3.yaml", "best", tmp_path)
+    execution.run.folder.mkdir(parents=True)
+    (execution.run.folder / "config.json").write_text("{")
+    arguments = [str(ROOT / "experiments" / "r3.yaml"), "--rows", "best"]
+    assert batch.main([*arguments, "--runs-root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "config.json is damaged" in error and error.count("\n") == 1
+    assert batch.main([str(ROOT / "experiments")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_progress_is_read_from_what_the_row_has_written(tmp_path):
+    (training,) = plan("r3.yaml", "best", tmp_path)
+    assert batch._progress(training) == "R3 best, starting"
+    training.run.folder.mkdir(parents=True)
+    training.run.write_csv("history.csv", [{"epoch": 1}, {"epoch": 2}])
+    assert batch._progress(training) == "R3 best, 2 of 10 epochs"
+    (training.run.folder / "history.csv").write_text("epoch\n7\n")  # damaged: it is set aside soon
+    assert batch._progress(training) == "R3 best, starting"
+    (sweeping,) = plan("r5.yaml", "lr_grid", tmp_path)
+    for name in "ab":
+        (sweeping.run.folder / name).mkdir(parents=True)
+        (sweeping.run.folder / name / "metrics.json").touch()
+    assert batch._progress(sweeping) == "R5 lr_grid, 2 runs"
+
+
+def test_the_report_s_own_data_by_name_changes_nothing(tmp_path):
+    (plain,) = plan("r3.yaml", "best", tmp_path)
+    dataset = plain.steps[0][1]["dataset"]
+    assert plan("r3.yaml", "best", tmp_path, dataset=dataset) == [plain]
+
+
+def test_the_film_goes_where_all_results_go(tmp_path):
+    (execution,) = plan("r1.yaml", "trucks_on_the_wrong_road", tmp_path)
+    assert execution.steps[0][1]["folder"] == str(tmp_path / "R1" / "trucks_on_the_wrong_road")
+
+
+def test_a_sweep_is_finished_as_long_as_its_runs_are_there(tmp_path):
+    (execution,) = plan("r5.yaml", "lr_grid", tmp_path)
+    execution.write_parameters()
+    execution.set_status("finished")
+    assert not execution.finished
+    execution.run.folder.mkdir(parents=True)
+    assert execution.finished
+
+
 def test_row_is_finished_as_long_as_its_run_is_there(tmp_path):
     (execution,) = plan("r3.yaml", "best", tmp_path)
     execution.write_parameters()

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.runs.config import AUGMENTATIONS, Config, ConfigError, parse_freeze
+from helpers import ROOT
+from helpers.runs.config import AUGMENTATIONS, Config, ConfigError, parse_freeze, read_values
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,20 @@ def test_only_parameters_that_change_a_result_change_the_id():
     assert config.id != config.replace(seed=1).id
 
 
+def test_a_run_is_the_same_by_name_and_by_any_path():
+    by_name = Config(weights="earlier")
+    for path in "runs/earlier", "runs/earlier/best.pt", str(ROOT / "runs" / "earlier"):
+        assert Config(weights=path).id == by_name.id
+    assert Config(weights="elsewhere/earlier").id != by_name.id
+
+
+def test_yaml_s_trap_is_explained():
+    with pytest.raises(ConfigError, match=r"number \(YAML takes 1e-3 for text: write 1.0e-03\)$"):
+        Config(**read_values(["lr=1e-3"]))
+    with pytest.raises(ConfigError, match="should be number$"):
+        Config(lr="fast")
+
+
 def test_filters_by_organization():
     assert Config(filters=32, filter_organization="double").filter_list == [32, 64, 128, 256, 512]
     assert Config(filters=64, filter_organization="half").filter_list == [64, 32, 16, 8, 4]
@@ -137,10 +152,6 @@ def test_a_second_parameters_cell_adds_to_the_first():
     assert (config.dataset, config.lr, config.epochs, config.seed) == ("caltech101", 0.2, 9, 5)
     edited = notebook(first, "dataset: str = 'caltech101'\nlr: float = 0.1")  # a line less
     assert Config.from_parameters(edited).epochs == Config().epochs
-
-
-def test_plain_values_outside_a_notebook():
-    assert Config.from_parameters({"lr": 0.5, "_hidden": 1, "module": pytest}).lr == 0.5
 
 
 @pytest.mark.parametrize(

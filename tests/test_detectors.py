@@ -1,6 +1,8 @@
 import hashlib
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -265,7 +267,8 @@ def test_bad_cfg_ends_in_one_sentence(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data[:-40], "or the file is cut"), (lambda data: data + bytes(8), "asks for")])
+    (lambda data: data[:-40], "or the file is cut"), (lambda data: data[:-41], "the file is cut"),
+    (lambda data: b"", "holds 0 numbers"), (lambda data: data + bytes(8), "asks for")])
 def test_weights_that_do_not_fit_end_in_one_sentence(tmp_path, change, message):
     cfg, weights = write_tiny(tmp_path)
     weights.write_bytes(change(weights.read_bytes()))
@@ -315,6 +318,25 @@ def test_yolo_is_downloaded_once_and_its_checksum_compared(publisher, tmp_path):
     (tmp_path / "weights" / "yolov3.weights").unlink()
     with pytest.raises(ValueError, match=r"yolov3\.weights is cut or corrupt"):
         load_detector("yolov3", .3)
+
+
+def test_two_at_once_download_yolo_once(publisher, monkeypatch):
+    alone, most = 0, 0
+
+    def download(url, path, checksum):
+        nonlocal alone, most
+        alone += 1
+        most = max(most, alone)
+        if not path.exists():
+            time.sleep(.02)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((publisher / url.rpartition("/")[2]).read_bytes())
+        alone -= 1
+
+    monkeypatch.setattr(detectors, "download", download)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: load_detector("yolov3", .3).names, range(2)))
+    assert found == [NAMES] * 2 and most == 1
 
 
 def test_yolo_is_found_beside_the_data(publisher, tmp_path, monkeypatch):
@@ -405,6 +427,15 @@ def test_onnx_detector_takes_the_names_beside_it(tmp_path):
     (tmp_path / "own.names").write_text("van\nbus\n")
     with pytest.raises(ValueError, match="2 classes") as error:
         load_detector(str(tmp_path / "own.onnx")).predict(np.zeros((1, 64, 96, 3), np.uint8))
+    assert says_one_sentence(error)
+
+
+@pytest.mark.parametrize("content", [b"<html>Sign in</html>", b"version https://git-lfs\noid 1"])
+def test_a_file_that_is_no_onnx_is_opencv_s_to_refuse(tmp_path, content):
+    pytest.importorskip("cv2")
+    (tmp_path / "own.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=r"OpenCV .* cannot read own\.onnx") as error:
+        load_detector(str(tmp_path / "own.onnx"))
     assert says_one_sentence(error)
 
 

@@ -78,6 +78,23 @@ def test_dead_channels_of_a_convolution_are_seen_behind_it(batch):
     assert diagnosis.watch_layers(model, *batch)[0].gradient == 0  # nothing comes back
 
 
+def test_transformers_and_frozen_layers_are_watched_too(batch):
+    """An attention's last layer never runs as a module; the channels of tokens come last."""
+    model = nn.Sequential(
+        nn.Flatten(2), nn.Linear(1024, 6), nn.ReLU(), nn.TransformerEncoderLayer(6, 2, 8, 0.0),
+        nn.Flatten(), nn.Linear(18, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        model[1].bias[:3] = -1000  # 3 of 6 channels of every token
+    model[1].requires_grad_(False)
+    signals = {signal.layer: signal for signal in diagnosis.watch_layers(model, *batch)}
+    assert list(signals) == ["1", "3.linear1", "3.linear2", "5"]
+    assert signals["1"].gradient == 0 and signals["5"].gradient > 0
+    model[3] = nn.Linear(6, 6)
+    signals = {signal.layer: signal for signal in diagnosis.watch_layers(model, *batch)}
+    assert signals["3"].dead == 0.5
+
+
 def test_what_was_measured_can_be_drawn(batch):
     signals = diagnosis.watch_layers(network(), *batch)
     figures = [

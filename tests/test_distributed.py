@@ -70,8 +70,10 @@ def same_as_one_process(config, name="several"):
     assert len(several.predictions) == len(splits.val)
 
 
-def test_two_processes_equal_one_batch_norm_included(config):
+def test_two_processes_equal_one_batch_norm_included(config, folder, monkeypatch):
     """61 images in batches of about 15: the two parts of a batch differ in length."""
+    monkeypatch.chdir(folder.parent)  # a relative folder starts here, in all processes
+    config = config.replace(dataset=f"folder:{folder.name}")
     launch(config.replace(name="several"), 2)
     same_as_one_process(config)
 

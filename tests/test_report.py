@@ -7,8 +7,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from PIL import Image
 
+from helpers import ROOT
 from helpers.report import ledger, results
 from helpers.report import page as report
 from helpers.report.ledger import Entry
@@ -59,6 +61,7 @@ def save_run(folder, config, time="2026-01-02T03:04:05+00:00", **metrics):
     }  # fmt: skip
     for name, content in files.items():
         (folder / name).write_text(content)
+    (folder / "best.pt").touch()
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +258,36 @@ def test_best_run_is_one_on_photographs_of_one_s_own_before_drawn_ones(tmp_path)
     save_run(tmp_path / "leak" / "clean", leak, val={"accuracy": 0.8})
     page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
     assert "mine: five_blocks on pets" in page.sections["The best run on validation"]
+
+
+def test_best_run_is_one_that_can_still_be_drawn(tmp_path):
+    """A batch on drawn images keeps no weights: notebooks 04 and 05 could not read them."""
+    save_run(tmp_path / "R5-tiny_nature" / "row", Config(), val={"accuracy": 0.9})
+    (tmp_path / "R5-tiny_nature" / "row" / "best.pt").unlink()
+    page = Page(report.write_report(tmp_path, tmp_path / "out").read_text())
+    assert "No run has finished and kept its weights" in page.sections["The best run on validation"]
+
+
+def test_a_damaged_file_leaves_a_run_out_and_is_named(tmp_path):
+    save_run(tmp_path / "whole", Config(), val={"accuracy": 0.7})
+    save_run(tmp_path / "cut", Config(seed=1), val={"accuracy": 0.8})
+    (tmp_path / "cut" / "predictions.csv").write_text("split,path,label,predicted\nval,a\n")
+    text = report.write_report(tmp_path, tmp_path / "out").read_text()
+    assert "cut/predictions.csv is damaged" in text
+    assert "whole: five_blocks on" in Page(text).sections["The best run on validation"]
+
+
+def test_a_sweep_that_states_no_figure_counts_as_run(tmp_path):
+    row = ROWS["R5", "lr_grid"]
+    assert row.notebook == "03_sweep" and not row.stated
+    folder = tmp_path / "R5" / "sweeps" / "r5_lr" / "one"
+    text = Page(report.write_report(tmp_path, tmp_path / "out").read_text()).sections["The ledger"]
+    assert "lr_grid" in text
+    fixed = yaml.safe_load((ROOT / row.parameters["sweep"]).read_text())["parameters"]
+    fixed = {name: entry["value"] for name, entry in fixed.items() if "value" in entry}
+    save_run(folder, Config(**fixed), val={"accuracy": 0.3})
+    text = Page(report.write_report(tmp_path, tmp_path / "out").read_text()).sections["The ledger"]
+    assert "lr_grid" not in text
 
 
 def test_run_with_pictures_is_shown_and_a_better_one_named(tmp_path):

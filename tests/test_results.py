@@ -77,6 +77,13 @@ def test_fresh_runs_are_set_beside_their_records(runs, capsys):
     with pytest.raises(SystemExit):
         results.main(["compare", "R5/none", "--runs-root", str(runs)])
     assert "R5/none has no record; recorded are R5/scratch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        results.main(["compare", "R5/scratch_lr.01-seed1", "--runs-root", str(runs / "none")])
+    assert "R5/scratch_lr.01-seed1 has not finished here" in capsys.readouterr().err
+    (run.folder / "metrics.json").write_text("{")
+    with pytest.raises(SystemExit):
+        results.main(["compare", "--runs-root", str(runs)])
+    assert "metrics.json is damaged" in capsys.readouterr().err
 
 
 def test_recorded_counts_are_the_same_here(runs, capsys):

@@ -122,6 +122,12 @@ def test_names_of_splits_may_have_capitals_and_be_longer(tmp_path):
         find(f"folder:{tmp_path / 'set'}")
 
 
+def test_a_class_that_training_lacks_is_named_with_its_folder(tmp_path):
+    folder = write(tmp_path / "set", "Training/a/1.jpg", "Training/b/1.jpg", "Validation/c/1.jpg")
+    with pytest.raises(ValueError, match=r"set/Validation has images of 'c', Training/ has none"):
+        find(f"folder:{folder}")
+
+
 def test_links_in_circles_and_to_nothing_and_names_that_are_no_text_are_left_out(tmp_path):
     folder = write(tmp_path / "set", *[f"{c}/{i}.jpg" for c in "ab" for i in range(5)])
     (folder / "a" / "all").symlink_to(folder)

@@ -218,6 +218,15 @@ def test_on_epoch_sees_every_saved_epoch_and_ends_the_run(splits, config):
     assert run.metrics["val"]["accuracy"] == pytest.approx(best)
 
 
+def test_a_run_that_was_ended_begins_no_later_stage(splits, config, monkeypatch):
+    begun, freeze = [], loop.freeze
+    monkeypatch.setattr(loop, "freeze", lambda model, how: begun.append(how) or freeze(model, how))
+    config = config.replace(stages=[{"epochs": 2}, {"epochs": 1, "freeze": "all_but_head"}])
+    run = train.fit(build(config, 3), splits, config, lambda row: True)
+    assert run.status["stopped_at"] == 1
+    assert begun == ["nothing", "all_but_head"]  # the second only counts what was to be trained
+
+
 def test_early_stopping(splits, config):
     config = config.replace(epochs=50, early_stopping=2, lr=1e-6)
     run = fit(splits, config)

@@ -163,7 +163,7 @@ def unpack(
             for entry in entries:
                 entry.replace(folder / entry.name)
     except CORRUPT as error:
-        _set_aside(archive, archive, reason(error, 80).partition(":\n")[0])
+        _set_aside(archive, archive, reason(error, 80).removesuffix(":"))
     except CannotWrite:
         raise
     except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted, a name too long

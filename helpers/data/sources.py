@@ -178,7 +178,8 @@ def _read_folder(dataset: str, folder: Path, tests_on_val: bool = False) -> Sour
         )
     for split, images in splits.items():
         if unknown := sorted(set(images) - set(classes)):
-            raise ValueError(f"{folder / split} has images of '{unknown[0]}', train/ has none")
+            place = folder / (found.get(split) or found["val"])  # nature_12k tests on its val
+            raise ValueError(f"{place} has images of '{unknown[0]}', {found['train']}/ has none")
     if "test" not in splits:
         splits["train"], splits["test"] = _divide(
             splits["train"], lambda count: count - max(1, round(TEST_SHARE * count))

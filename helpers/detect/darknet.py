@@ -77,10 +77,10 @@ class Darknet(nn.Module):
     @torch.no_grad()
     def load(self, path: Path) -> None:
         """Read a weights file; raises ValueError where it does not fit the cfg."""
-        data = path.read_bytes()
-        major, minor = np.frombuffer(data, np.int32, 2)
-        header = 20 if major * 10 + minor >= 2 else 16  # version, images seen while training
-        numbers = torch.frombuffer(bytearray(data[header:]), dtype=torch.float32)
+        words = np.fromfile(path, np.float32)  # a cut file may end within one
+        major, minor, *_ = [*words[:2].view(np.int32), 0, 0]
+        header = 5 if major * 10 + minor >= 2 else 4  # version, images seen while training
+        numbers = torch.from_numpy(words[header:])
         normed = {i: self.layers[int(i)].get("batch_normalize") == "1" for i in self.convolutions}
         sizes = []
         for i, convolution in self.convolutions.items():

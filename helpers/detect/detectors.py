@@ -23,6 +23,7 @@ from helpers.detect.darknet import STRIDE, Darknet
 from helpers.detect.tracking import Detections
 from helpers.models.device import choose_device, keep_memory
 from helpers.runs.config import did_you_mean
+from helpers.runs.files import lock
 
 BY_HAND = ROOT / "data" / "weights"  # downloads go here; files put here by hand are used, too
 DARKNET = "https://raw.githubusercontent.com/pjreddie/darknet/master"
@@ -208,9 +209,12 @@ def _find(names: list[str]) -> list[Path]:
     found = [next((place / name for place in places if (place / name).is_file()), BY_HAND / name)
              for name in names]
     missing = [path for path in found if not path.is_file()]
+    if not missing:
+        return found
     try:
-        for path in missing:
-            download(FILES[path.name][0], path, FILES[path.name][1])
+        with lock(BY_HAND, "downloading a detector"):  # who waited only verifies
+            for path in missing:
+                download(FILES[path.name][0], path, FILES[path.name][1])
     except ConnectionError as error:
         missing = [path.name for path in missing]
         addresses = " ".join(FILES[name][0] for name in missing)
@@ -228,17 +232,17 @@ def _load_onnx(path: Path, score_threshold: float) -> Detector:
     except ImportError:
         raise ValueError(f"{path.name} is read by OpenCV, which is missing here: "
                          "pip install opencv-python-headless") from None
+    try:
+        network = cv2.dnn.readNetFromONNX(str(path))
+    except cv2.error as error:
+        raise ValueError(f"OpenCV {cv2.__version__} cannot read {path.name} ({error.err}); export "
+                         "it anew with opset 12 and a fixed size.") from None
     size, embedded = describe_onnx(path.read_bytes())
     beside = path.with_suffix(".names")
     names = _read_names(beside) if beside.is_file() else embedded
     if not names:
         raise ValueError(f"{path.name} does not name its classes: write them into {beside}, one a "
                          "line.")
-    try:
-        network = cv2.dnn.readNetFromONNX(str(path))
-    except cv2.error as error:
-        raise ValueError(f"OpenCV {cv2.__version__} cannot read {path.name} ({error.err}); export "
-                         "it anew with opset 12 and a fixed size.") from None
 
     def look(batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for image in batch.numpy():

@@ -58,7 +58,6 @@ class Track:
 
     number: int
     box: np.ndarray  # x0, y0, x1, y1 in pixels
-    first_time: float
     time: float  # when it was last seen
     seen_seconds: float = 0.0
     hits: int = 0  # frames in which it was seen
@@ -112,7 +111,8 @@ class Tracker:
     A track begins with a detection of one of `classes` with at least `start_score`, unless most of
     it lies in the box of a vehicle that is already seen, or the other way round: such a box is a
     part of that vehicle. Weaker detections, and those that the detector calls something else, only
-    continue a track that would else be lost. A vehicle's class is the vote of all its detections.
+    continue a track that would else be lost. A vehicle's class is the vote of its detections as
+    one of `classes`.
     """
 
     MAX_INSIDE = 0.6  # from this share on, a box within a box is the same vehicle
@@ -142,7 +142,7 @@ class Tracker:
             box = found.boxes[i]
             if not others or share_inside(box[None], np.array(others)).max() <= self.MAX_INSIDE:
                 self.count += 1
-                self.tracks.append(Track(self.count, box, time, time))
+                self.tracks.append(Track(self.count, box, time))
                 self._see(self.tracks[-1], found, i, step)
         short, patience = self.settings.confirm_seconds / 1.5, self.settings.patience_seconds
         self.tracks = [track for track in self.tracks if time - track.time <= ROUNDING + (

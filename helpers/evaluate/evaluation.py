@@ -1,4 +1,4 @@
-"""Measure a trained network on a validation or test set, and draw what was measured."""
+"""Measure a trained network on a validation or test set."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -83,18 +83,20 @@ def curves_of_several(groups: dict[str, list[Run]]) -> Figure:
     Runs without validation images are drawn by their training figures.
     """
     figure = Figure(figsize=(10, 3.9 + 0.2 * ((len(groups) + 1) // 2)), layout="constrained")
+    shown = set()
     for axes, field in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for place, (name, runs) in enumerate(groups.items()):
             style = {"color": COLORS[place % len(COLORS)], "ls": LINES[place // len(COLORS) % 3]}
             for number, run in enumerate(runs):
                 split = "val" if f"val_{field}" in run.history[0] else "train"
+                shown.add("validation" if split == "val" else "training")
                 values = [row[f"{split}_{field}"] for row in run.history]
                 axes.plot(
                     [int(row["epoch"]) for row in run.history], values, lw=1.6, alpha=0.85, **style,
                     marker="o" if len(values) == 1 else None,
                     label=None if number else for_figure(name, 90),
                 )  # fmt: skip
-        _dress_curves(axes, f"validation {field}")
+        _dress_curves(axes, f"{' or '.join(sorted(shown, reverse=True))} {field}")
         if field == "loss":  # one that diverges hides no other
             ends = [run.history[0]["train_loss"] for runs in groups.values() for run in runs]
             axes.set_ylim(0, min(1.05 * axes.get_ylim()[1], 2 * max(ends)))

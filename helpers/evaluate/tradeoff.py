@@ -124,7 +124,8 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     front: list[int] = []
     for index in order:
-        if not front or points[index][1] > points[front[-1]][1]:
+        last = points[front[-1]] if front else None
+        if last is None or points[index][1] > last[1] or points[index] == last:
             front.append(index)
     return front
 

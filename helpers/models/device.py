@@ -41,7 +41,7 @@ def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
     """Return the number format of activations: `config.precision`, or what the hardware does fast.
 
     GPU: bfloat16 from compute capability 8.0 on, float16 before (a T4 only emulates bfloat16).
-    CPU: bfloat16 where there are instructions for it, else float32.
+    CPU: bfloat16 where Linux names AVX512's instructions for it, else float32.
     """
     if config.precision != "auto":
         return getattr(torch, config.precision)
@@ -54,7 +54,8 @@ def batch_size_without_gradients(config: Config, device: torch.device) -> int:
     """Return how many images at once are fastest where a network is only applied.
 
     On a CPU at most 32: what a layer hands to the next then stays in the cache, and 256 images at
-    once take up to 1.7 times as long. On a GPU four training batches, which need no more memory.
+    once take up to 1.7 times as long. On a GPU four training batches, which need no more memory,
+    but no more than 64 images unless a training batch has more.
     """
     return 32 if device.type == "cpu" else max(config.batch_size, min(4 * config.batch_size, 64))
 

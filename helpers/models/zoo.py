@@ -67,6 +67,7 @@ def network(config: Config, num_classes: int) -> nn.Module:
     `forward`. Auxiliary heads are left out. Raises ConfigError where the images are too small.
     """
     library, name = find(config.model)
+    size, start = config.image_size, config.start_image_size or config.image_size
     try:
         if library == "timm":
             import timm
@@ -75,11 +76,16 @@ def network(config: Config, num_classes: int) -> nn.Module:
         else:
             model = _torchvision(name, config.image_size)
         _attach_head(model, config, num_classes)
-        for size in {config.image_size, config.start_image_size or config.image_size}:
+        for size in dict.fromkeys([config.image_size, start]):
             count(model, size)
     except (RuntimeError, AssertionError) as error:
-        size = published_input(config.model).image_size
         reason = " ".join(str(error).split())[:150]
+        if size != config.image_size:
+            raise ConfigError(
+                f"start_image_size {size} does not suit {config.model} ({reason}): use a larger "
+                f"one, or none"
+            ) from None
+        size = published_input(config.model).image_size
         raise ConfigError(
             f"image_size {config.image_size} does not suit {config.model} ({reason}): its "
             f"published weights take {size}"
@@ -99,6 +105,11 @@ def _torchvision(name: str, image_size: int) -> nn.Module:
 def _attach_head(model: nn.Module, config: Config, num_classes: int) -> None:
     name, old = _last_layer(model)
     if config.head == "linear":
+        if isinstance(old, nn.Identity):
+            raise ConfigError(
+                f"{config.model} is published without a last layer: use head='dense' with "
+                f"pooling='average', and dense=[] for a single layer"
+            )
         _drop_dropout_before(model, name)
         head = linear_head(config, old, num_classes)
     else:

@@ -30,7 +30,7 @@ from helpers.report import rows
 from helpers.report.executions import Execution, plan
 from helpers.report.rows import ExperimentError
 from helpers.runs.config import ConfigError, read_values
-from helpers.runs.files import CannotWrite, naming_the_disk, readable_json
+from helpers.runs.files import CannotWrite, DamagedFile, naming_the_disk, readable_json
 from helpers.runs.progress import tqdm
 from helpers.runs.text import for_terminal
 
@@ -206,8 +206,12 @@ def _progress(execution: Execution) -> str:
     _, parameters = execution.steps[execution.step]
     epochs = sum(stage["epochs"] for stage in parameters.get("stages", []))
     epochs = epochs or parameters.get("epochs", "?")
-    trained = len(execution.run.history)
+    trained = 0
+    with suppress(DamagedFile):  # its training sets the file aside
+        trained = len(execution.run.history)
     where = f"{trained} of {epochs} epochs" if trained else "starting"
+    if runs := len(list(execution.run.folder.glob("*/metrics.json"))):  # of a sweep
+        where = f"{runs} runs"
     return f"{execution.label}, {'test set' if execution.step else where}"
 
 
@@ -263,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed = run(executions, options.jobs)
         finally:
             signal.signal(signal.SIGTERM, before)
-    except (ExperimentError, ConfigError, FileNotFoundError, CannotWrite) as error:
+    except (ExperimentError, ConfigError, FileNotFoundError, CannotWrite, DamagedFile) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

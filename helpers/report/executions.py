@@ -26,6 +26,7 @@ from helpers.runs.folder import Run, now
 
 EMBEDDED = ("tiny_nature", "tiny_species")
 TESTING = "04_test_grid"
+DETECTING = "07_detect_in_video"
 NETWORK = ("model", "head", "pooling", "padding", "kernel_size")  # decide the smallest image
 
 
@@ -69,6 +70,8 @@ class Execution:
             return False
         if self.row.counts:
             return rows.counts_of(self.row, self.folder.parents[2]) is not None
+        if self.row.notebook == SWEEPING:
+            return self.run.folder.exists()
         return self.row.notebook not in TRAINING or self.run.usable
 
     @property
@@ -163,6 +166,8 @@ def _plan_one(
     row: Row, name: str, parameters: dict, dataset: str, changes: dict, runs_root: str
 ) -> Execution:
     stays = row.notebook not in (SWEEPING, *TRAINING)
+    if dataset == parameters.get("dataset"):
+        dataset = ""
     known = _parameters(row)
     report = rows.folder_of(row.report, "" if stays else Path(dataset.removeprefix("folder:")).name)
     run = Run(ROOT / runs_root / report / name)
@@ -177,6 +182,8 @@ def _plan_one(
         parameters = {**parameters, "runs_root": f"{runs_root}/{report}"}
     elif "name" in known:
         parameters = {**parameters, "name": name, "runs_root": f"{runs_root}/{report}"}
+    elif row.notebook == DETECTING:
+        parameters = {**parameters, "folder": f"{runs_root}/{report}/{name}"}
     if row.notebook in (COUNTING, *TRAINING):
         config = rows.config_of(row, parameters)
         _check_run(run, config)

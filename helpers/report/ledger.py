@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 from helpers import ROOT
 from helpers.report.executions import read_status
-from helpers.report.results import csv_of, recorded
+from helpers.report.results import recorded
 from helpers.report.rows import TRAINING, Row, counts_of, fits, number, runs_of
-from helpers.runs.folder import Run
+from helpers.runs.folder import Run, csv_of
 from helpers.runs.text import for_markdown
 
 POINTS = 2.0  # percentage points

@@ -27,8 +27,8 @@ from helpers.models.device import environment
 from helpers.report import comparisons, leakage, ledger
 from helpers.report.executions import EMBEDDED
 from helpers.report.ledger import Entry, measure_of
-from helpers.report.rows import SWEEPING, TRAINING, Row, load_all
-from helpers.runs.files import CannotWrite, write_atomically
+from helpers.report.rows import SWEEPING, TRAINING, Row, load_all, runs_of
+from helpers.runs.files import CannotWrite, DamagedFile, naming_the_disk, write_atomically
 from helpers.runs.folder import Run
 from helpers.runs.search import find_runs, read_runs
 from helpers.sweep import figures as sweep_figures
@@ -49,7 +49,8 @@ def write_report(runs_root: str = "runs", output: Path | str = "") -> Path:
     `output` is the folder for them, by default RUNS_ROOT/report.
     """
     folder = ROOT / (output or Path(runs_root, "report"))
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     rows = load_all()
     entries = ledger.ledger(rows, runs_root)
     known = [entry for row in rows for entry in ledger.recorded_entries(row)]
@@ -155,6 +156,8 @@ def _report(name: str, title: str, entries: list[Entry], rows: list[Row], runs_r
     order = {row.name: place for place, row in enumerate(rows)}
     measured.sort(key=lambda entry: order[entry.row])
     done = {entry.row for entry in measured if not entry.recorded}
+    done |= {row.name for row in rows  # a sweep may state no figure, and then has no entry
+             if row.notebook == SWEEPING and runs_of(row, runs_root=runs_root)}  # fmt: skip
     shown = {entry.row for entry in measured}
     trained = [row for row in rows if row.notebook == SWEEPING or row.notebook in TRAINING]
     unrun = [row for row in trained if row.name not in done]
@@ -262,6 +265,7 @@ def _best(runs: list[Run], runs_root: str) -> dict | None:
     Runs of which notebooks 04 and 05 have drawn pictures come first; a better one is named.
     """
     measured = [run for run in runs if "val" in run.metrics and run.config.weights == "none"
+                and (run.folder / "best.pt").exists()  # not of rows run on drawn images
                 and run.folder.parent.name != leakage.FOLDER]  # fmt: skip
     if not measured:
         return None
@@ -328,6 +332,6 @@ def main() -> None:
     options = parser.parse_args()
     try:
         path = write_report(options.runs_root, options.output)
-    except CannotWrite as error:
+    except (CannotWrite, DamagedFile) as error:
         sys.exit(str(error))
     print(f"report: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")

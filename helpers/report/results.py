@@ -10,16 +10,13 @@ was recorded before. The report shows recorded figures beside those measured on 
 
 import argparse
 import csv
-import io
 import json
-from functools import cache
-from pathlib import Path
 
 from helpers import ROOT
 from helpers.report.rows import EXPERIMENTS, Row, config_of, counts_of, load_all
 from helpers.runs.config import NO_EFFECT, Config, ConfigError
-from helpers.runs.files import CannotWrite, write_atomically
-from helpers.runs.folder import Run
+from helpers.runs.files import CannotWrite, DamagedFile, write_atomically
+from helpers.runs.folder import Run, csv_of
 from helpers.runs.text import markdown_table
 
 RESULTS = ROOT / "results"
@@ -62,13 +59,10 @@ def line_of(run: Run, name: str, command: str = "", remark: str = "") -> dict[st
 def load(file: str = "runs.csv") -> list[dict[str, str]]:
     """Read the recorded lines; none where nothing was recorded."""
     path = RESULTS / file
-    return _read(path, path.stat().st_mtime_ns) if path.exists() else []
-
-
-@cache
-def _read(path: Path, changed: int) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
 
 
 def recorded(row: Row) -> dict[tuple[str, str], list[dict[str, str]]]:
@@ -121,15 +115,6 @@ def _counts(runs_root: str) -> dict[tuple[str, ...], str]:
     return found
 
 
-def csv_of(lines: list[dict[str, str]], columns: tuple[str, ...]) -> str:
-    """Write lines as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
 def _write(file: str, columns: tuple[str, ...], lines: list[dict[str, str]]) -> None:
     RESULTS.mkdir(exist_ok=True)
     write_atomically(RESULTS / file, csv_of(lines, columns).encode())
@@ -147,6 +132,8 @@ def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
         run = Run(ROOT / runs_root / name)
         if name not in lines:
             raise ConfigError(f"{name} has no record; recorded are {', '.join(lines) or 'none'}")
+        if not run.finished and names:
+            raise ConfigError(f"{name} has not finished here: there is nothing to compare")
         if not run.finished:
             continue
         old, new = lines[name], line_of(run, name, "-")
@@ -191,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
             record(run, name, options.command, options.remark)
         if not options.runs:
             record_counts(options.runs_root)
-    except (ConfigError, CannotWrite) as error:
+    except (ConfigError, CannotWrite, DamagedFile) as error:
         parser.error(str(error))
 
 

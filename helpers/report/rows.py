@@ -214,9 +214,9 @@ def load(path: Path | str) -> list[Row]:
     Raises ExperimentError, which names the file, the row and the mistake, and FileNotFoundError.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         known = ", ".join(sorted(p.name for p in EXPERIMENTS.glob("*.yaml")))
-        raise FileNotFoundError(f"there is no {path}; experiments/ has {known}")
+        raise FileNotFoundError(f"there is no file {path}; experiments/ has {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

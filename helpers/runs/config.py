@@ -155,8 +155,7 @@ class Config(BaseModel):
         Every name assigned in an annotated parameters cell, or in the cell that papermill
         injects after it, must be a field of `Config` or be listed in `also` (the notebook's own).
         Those must have the type that they are annotated with, and where `also` is a dict, lie
-        between the two ends that it gives for a name. Outside a notebook, every plain value of
-        `namespace` counts.
+        between the two ends that it gives for a name.
         """
         types = _parameter_types(namespace)
         ends = also if isinstance(also, dict) else dict.fromkeys(also)
@@ -198,6 +197,11 @@ class Config(BaseModel):
         return self.dense if isinstance(self.dense, list) else [self.dense]
 
     @property
+    def all_epochs(self) -> int:
+        """The epochs of all stages, or of the only one."""
+        return sum(stage.epochs for stage in self.stages) or self.epochs
+
+    @property
     def feature_sizes(self) -> list[tuple[int, int]]:
         """Side in pixels after each block's convolution and after its 2x2 pooling."""
         size, sizes = self.image_size, []
@@ -222,8 +226,8 @@ class Config(BaseModel):
     def _name_weights(cls, values: dict) -> dict:
         """Name a run by its place below `runs_root`, so that its path gives the same `id`."""
         weights, runs_root = values.get("weights"), ROOT / str(values.get("runs_root", "runs"))
-        if isinstance(weights, str) and Path(weights).is_relative_to(runs_root):
-            run = Path(weights).relative_to(runs_root)
+        if isinstance(weights, str) and (ROOT / weights).is_relative_to(runs_root):
+            run = (ROOT / weights).relative_to(runs_root)
             run = run.parent if run.name == "best.pt" else run
             values = {**values, "weights": run.as_posix()}
         return values
@@ -341,6 +345,15 @@ def read_values(pairs: Iterable[str]) -> dict:
     return values
 
 
+def yaml_hint(value: object) -> str:
+    """Explain YAML's best-known trap: 1e-3 is text, 1.0e-3 is a number."""
+    try:
+        number = isinstance(value, str) and float(value)
+    except ValueError:
+        return ""
+    return f" (YAML takes {value} for text: write {number:.1e})" if number else ""
+
+
 def did_you_mean(name: str, known) -> str:
     """Return ", did you mean 'x'?" for the nearest of the known names, or nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -353,10 +366,6 @@ def _parameter_types(namespace: dict) -> dict[str, str]:
     Of a cell that was changed and run again, only the last version counts: an older one shares
     half of its names or more with what came later.
     """
-    if "In" not in namespace:
-        plain = (bool, int, float, str, list, dict, type(None))
-        names = [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
-        return dict.fromkeys(names, "")
     names: list[str] = []
     types: dict[str, str] = {}
     cells: set[str] = set()  # names from the annotated cells
@@ -417,4 +426,5 @@ def _sentence(error: dict, values: dict) -> str:
         hint = did_you_mean(value, known)
         return f"{name} = '{value}' is not possible{hint}; choose one of {', '.join(known)}"
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{name} = {abridge(repr(value), 80)} is not possible: it should be {wanted}"
+    hint = yaml_hint(value) if error["type"] == "float_type" else ""
+    return f"{name} = {abridge(repr(value), 80)} is not possible: it should be {wanted}{hint}"

@@ -1,6 +1,6 @@
 """Files that are whole or absent: written at once, made by one process, checked when read.
 
-What is left of a process that was killed is removed by the next one.
+What a killed process left of a data set or in a run's folder is removed by the next one.
 """
 
 import errno

@@ -11,6 +11,7 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -143,11 +144,7 @@ class Run:
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         """Write rows as CSV; the columns are those of the first row."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.folder / name, text.getvalue().encode())
+        write_atomically(self.folder / name, csv_of(rows, rows[0].keys()).encode())
 
     def write_predictions(self, split: str, rows: list[dict]) -> None:
         """Replace one split's rows in `predictions.csv`."""
@@ -156,7 +153,7 @@ class Run:
 
     @property
     def predictions(self) -> list[dict[str, str]]:
-        """The rows of `predictions.csv`: split, path, label, predicted, confidence."""
+        """The rows of `predictions.csv`; `Evaluation.rows` says what they hold."""
         rows = self._read_csv("predictions.csv")
         for row in rows:
             if not {"split", "path", "label", "predicted"} <= row.keys() or None in row.values():
@@ -248,7 +245,8 @@ class Run:
 
     def check(self) -> None:
         """Read everything but the checkpoints; raises DamagedFile in one sentence."""
-        _, _, history, metrics = self.config, self.environment, self.history, self.metrics
+        history, metrics = self.history, self.metrics
+        _ = self.config, self.environment, self.data, self.predictions
         if self._has_best() and self.finished:
             if not history:
                 raise damaged(self.folder / "history.csv", "no epoch", START_AGAIN)
@@ -259,6 +257,15 @@ class Run:
                 raise damaged(self.folder / "metrics.json", "no val", START_AGAIN)
         if not self._history_is_whole():
             raise damaged(self.folder / "history.csv", "changed since it was written", START_AGAIN)
+
+
+def csv_of(rows: list[dict], columns: Collection[str]) -> str:
+    """Return rows as the text of a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def read_checkpoint(path: Path, kind: Any = Best) -> dict:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import optuna
 import psutil
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from filelock import FileLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.data.batches import mix_seeds
@@ -25,11 +26,6 @@ from helpers.runs.config import NO_EFFECT, Config, ConfigError
 from helpers.runs.files import CannotWrite, naming_the_disk
 from helpers.runs.text import reason, without_secrets
 from helpers.sweep.file import Definition, goal_of
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 MOST_TRIES = 5  # of a slot whose workers die
 MOST_DRAWS = 30  # for a point that was not tried before
@@ -98,39 +94,29 @@ def _journal(path: Path) -> JournalFileBackend:
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             json.loads(file.readline())  # not a journal? then nothing is written
-    lock = _FileLock(path) if fcntl else JournalFileOpenLock(str(path))
     with naming_the_disk(path):
-        return _Journal(str(path), lock)
+        return _Journal(path)
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's, with one sentence for a full disk."""
+    """Optuna's, with one sentence for a full disk, and free at once when its worker was killed.
 
-    def append_logs(self, logs: list[dict]) -> None:
-        with naming_the_disk(Path(self._file_path)):
-            super().append_logs(logs)
-
-
-class _FileLock:
-    """Lock a journal so that a killed worker's lock is free at once (Optuna's own: in 30 s)."""
+    Optuna's own lock stays for 30 s then, and for ever the line that the worker had begun.
+    """
 
     def __init__(self, path: Path):
-        self.path = path
-        self.file = None
+        super().__init__(str(path), FileLock(path.with_name(f".{path.name}.lock")))
 
-    def acquire(self) -> bool:
-        self.file = self.path.open("r+b")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        content_end = self.file.seek(0, os.SEEK_END)
-        if content_end:  # a writer that died in the middle of a line
-            self.file.seek(content_end - 1)
-            if self.file.read(1) != b"\n":
-                self.file.seek(0)
-                self.file.truncate(self.file.read().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        self.file.close()
+    def append_logs(self, logs: list[dict]) -> None:
+        path = Path(self._file_path)
+        with naming_the_disk(path), self._lock.acquire(poll_interval=0.005):
+            with path.open("r+b") as file:
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    if file.read() != b"\n":  # the begun line
+                        file.seek(0)
+                        file.truncate(file.read().rfind(b"\n") + 1)
+            super().append_logs(logs)  # takes the lock again, as its owner may
 
 
 def fill(study: optuna.Study, points: list[dict]) -> None:

@@ -107,6 +107,7 @@ def run(
                 "config": config.model_dump(),
                 "storage": storage,
                 "until": until,
+                "folder": os.getcwd(),  # where a relative folder:PATH starts
             }
             _run_in_processes(study, definition, config, order, workers, bar)
         _show(bar, study, definition)
@@ -276,7 +277,7 @@ def _flatten(chosen: dict, definition: Definition) -> dict:
 
 
 def preview(sweep_file: Path | str, config: Config | None = None, workers: int = 1) -> str:
-    """Train one epoch of a point, and return what the sweep will take at most, as Markdown.
+    """Train one epoch of the first point; return what as many like it would take, as Markdown.
 
     Its seconds are kept in the sweep's folder, so that asking again takes none and says the same.
     """
@@ -295,14 +296,15 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
     seconds = known[chosen.id]
     count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
     searched = [e for p in definition.parameters if p.name == "epochs" for e in p.examples]
-    epochs = max(searched, default=chosen.epochs)
+    epochs = chosen.all_epochs if chosen.stages else max(searched, default=chosen.epochs)
     minutes = count * epochs * seconds / 60 / workers
     rows = [(p.name, p.text) for p in definition.parameters]
     rows += [(name, f"{value} (fixed)") for name, value in definition.constants.items()]
     return (
         f"**{definition.name}** ({definition.method}): {count} runs of up to {epochs} "
-        f"epochs; one epoch took {seconds:.1f} s, so at most {minutes:.1f} minutes with "
-        f"{workers} worker{'s' * (workers > 1)}\n\n" + markdown_table(("parameter", "values"), rows)
+        f"epochs; one epoch of the first took {seconds:.1f} s: about {minutes:.1f} minutes with "
+        f"{workers} worker{'s' * (workers > 1)}, if the others are like it and workers as quick\n\n"
+        + markdown_table(("parameter", "values"), rows)
     )
 
 
@@ -326,6 +328,8 @@ def main() -> None:
         sys.exit(str(error))
     for parameters, reason in sweep.failed.items():
         print(f"failed: {parameters}: {reason}")
+    if sweep.failed:
+        print("they are tried again only in a new queue (--storage), which reads finished runs")
     print(f"{len(sweep.runs)} runs in {sweep.folder}")
     if sweep.runs:
         print(f"best: {sweep.best.name}, {sweep.definition.metric} {sweep.value(sweep.best):.4f}")

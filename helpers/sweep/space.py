@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from helpers.runs.config import Config, did_you_mean
+from helpers.runs.config import Config, did_you_mean, yaml_hint
 
 LARGEST_GRID = 10_000  # points; to list and queue more takes minutes of silence
 DISTRIBUTIONS = {  # name: keys it needs, keys it may have with wandb's defaults
@@ -93,7 +93,7 @@ def check_number(key: str, value: Any, whole: bool = False, low: float = -math.i
     if not isinstance(value, wanted) or isinstance(value, bool) or not low <= value < math.inf:
         kinds = "a whole number" if whole else "a number"
         limit = f" of at least {low}" if low > -math.inf else ""
-        raise KeyProblem(key, f"{key} = {value!r} should be {kinds}{limit}{_hint(value)}")
+        raise KeyProblem(key, f"{key} = {value!r} should be {kinds}{limit}{yaml_hint(value)}")
     return value
 
 
@@ -152,6 +152,9 @@ def _make_range(name: str, kind: str, entry: dict, method: str) -> Parameter:
         return Parameter(name, text, lambda t: t.suggest_int(name, low, high), values, [low, high])
     log = "log_uniform" in kind
     if log and not kind.endswith("_values"):
+        if max(abs(low), abs(high)) > 700:
+            raise KeyProblem("max", f"{name}: min {low} and max {high} of {kind} are exponents of "
+                                    f"e: for the values themselves take {kind}_values")  # fmt: skip
         low, high = math.exp(low), math.exp(high)
         if kind.startswith("inv"):
             low, high = 1 / high, 1 / low
@@ -186,14 +189,5 @@ def _check_value(name: str, value: Any, key: str) -> None:
     except ValidationError as error:
         wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
         raise KeyProblem(
-            key, f"{name} = {value!r} is not possible: it should be {wanted}{_hint(value)}"
+            key, f"{name} = {value!r} is not possible: it should be {wanted}{yaml_hint(value)}"
         ) from None
-
-
-def _hint(value: Any) -> str:
-    """Explain YAML's best-known trap: 1e-3 is text, 1.0e-3 is a number."""
-    try:
-        number = isinstance(value, str) and float(value)
-    except ValueError:
-        return ""
-    return f" (YAML takes {value} for text: write {number:.1e})" if number else ""

@@ -120,6 +120,7 @@ def _histories(study: optuna.Study, sign: int) -> list[list[float]]:
 def main() -> None:
     """Work as one of several processes, as told on standard input."""
     order = json.load(sys.stdin)
+    os.chdir(order["folder"])
     config = Config(**order["config"])
     definition = read_sweep(order["file"], config)
     study = queue.open_study(definition, config, order["storage"])

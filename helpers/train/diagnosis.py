@@ -1,7 +1,8 @@
 """Find out why a network does not learn, with one batch and in seconds.
 
-Each function takes normalised images (N, 3, S, S) and labels (N,); what it measures can be drawn by
-`draw_losses`, `draw_range_test` or `draw_layers`. The weights are changed by those that train.
+Those that measure take normalised images (N, 3, S, S) and labels (N,), the range test several such
+batches; `draw_losses`, `draw_range_test` and `draw_layers` draw what they return. The weights are
+changed by those that train.
 """
 
 import math
@@ -105,9 +106,10 @@ def watch_layers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
     seen: dict[str, tuple[float, float]] = {}
 
     def look(name: str):
-        def hook(_, inputs):
+        def hook(module, inputs):
             values = inputs[0].detach().float()
-            dead = (values == 0).transpose(0, 1).flatten(1).all(1)
+            channels = 1 if isinstance(module, nn.Conv2d) else -1
+            dead = (values == 0).movedim(channels, 0).flatten(1).all(1)
             seen[name] = values.pow(2).mean().sqrt().item(), dead.float().mean().item()
 
         return hook
@@ -121,8 +123,9 @@ def watch_layers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
         for hook in hooks:
             hook.remove()
     signals = []
-    for name, module in layers.items():
-        size, change = (t.norm().item() for t in (module.weight, module.weight.grad))
+    for name in seen:  # attention uses the weights of its last layer without running it
+        size, gradient = layers[name].weight.norm().item(), layers[name].weight.grad
+        change = 0.0 if gradient is None else gradient.norm().item()  # None: frozen
         signals.append(Signal(name, *seen[name], change / max(size, 1e-12)))
     model.zero_grad()
     return signals

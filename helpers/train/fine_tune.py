@@ -59,7 +59,8 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
             if way != config.freeze and any(stage.freeze for stage in config.stages):
                 raise ConfigError(f"compare: stages with their own freeze would leave '{way}' out")
             changes, name = {"freeze": way}, str(way)
-        own = f"{config.name}-{re.sub(r'[^0-9A-Za-z_.-]+', '-', name)}" if config.name else ""
+        short = re.sub(r"[^0-9A-Za-z_.-]+", "-", name)[:60].strip("-.")
+        own = f"{config.name}-{short}" if config.name else ""
         found[name] = config.replace(**changes, name=own)
     return found
 

@@ -58,8 +58,7 @@ def train(config: Config, on_epoch: OnEpoch | None = None) -> Run:
             splits = data.load(config, fetch=False)
             run.tie(splits.fingerprint, splits.classes)
         return run
-    with processes.first_before_others():  # who decodes once
-        splits = data.load(config).without_test()
+    splits = data.load(config).without_test()
     begun = run.last_whole() is not None  # it holds all weights
     initial = config.replace(weights="none") if begun else config
     return fit(models.build(initial, len(splits.classes)), splits, config, on_epoch)
@@ -159,8 +158,7 @@ def image_size_of_epoch(config: Config, epoch: int) -> int:
     (Howard 2018, fast.ai's DAWNBench entry). Validation and test images are always full size.
     """
     start, final = config.start_image_size or config.image_size, config.image_size
-    epochs = sum(stage.epochs for stage in stages_of(config))
-    progress = min(1.0, (epoch - 1) / (0.7 * epochs))
+    progress = min(1.0, (epoch - 1) / (0.7 * config.all_epochs))
     return min(final, max(start, round((start + (final - start) * progress) / 16) * 16))
 
 
@@ -194,13 +192,13 @@ class Training:
 
     def run_stages(self, on_epoch: OnEpoch | None) -> None:
         """Train stage after stage, epoch after epoch, from where the run was left."""
-        epochs = sum(stage.epochs for stage in self.stages)
+        epochs = self.config.all_epochs
         done = len(self.history) * self.steps
         quiet = None if self.writes else True  # None: quiet where nobody watches
         bar = tqdm(total=epochs * self.steps, initial=done, unit="step", leave=False, disable=quiet)
         with tracked(self.run, self.config) as log, bar:
             for number in range(1, len(self.stages) + 1):
-                if self._is_over(number):
+                if self.stopped or self._is_over(number):
                     continue
                 self._begin_stage(number)
                 while not (self.stopped or self._is_over(number)):

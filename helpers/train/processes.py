@@ -1,7 +1,7 @@
 """One training on several processes: who writes, who works on which images, sums over all.
 
 `launch` starts them on this machine; for several machines use `torchrun ... -m helpers.train`.
-With a single process every function here does nothing.
+Where there is a single process, its part is everything and nothing waits.
 """
 
 import json
@@ -11,8 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run, open_run
 from helpers.runs.progress import tqdm
 
-# The first process may decode a data set while the others wait; one that dies ends them all.
+# One process may decode a data set while the others wait; one that dies ends them all.
 PATIENCE = timedelta(days=1)
 
 
@@ -77,16 +75,6 @@ def wait() -> None:
     """Wait until every process is here."""
     if distributed.is_initialized():
         distributed.barrier()
-
-
-@contextmanager
-def first_before_others() -> Iterator[None]:
-    """Let the first process do something alone, and the others after it."""
-    if not is_first():
-        wait()
-    yield
-    if is_first():
-        wait()
 
 
 def share(indices: np.ndarray) -> np.ndarray:
@@ -143,7 +131,7 @@ def launch(config: Config, processes: int) -> None:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config.model_dump()), encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "-m", "helpers.train", str(path)]
+        command += [f"--nproc-per-node={processes}", "-m", "helpers.train", str(path), os.getcwd()]
         run = open_run(config)
         started = subprocess.Popen(command, cwd=ROOT)
         try:
@@ -160,7 +148,7 @@ def launch(config: Config, processes: int) -> None:
 
 def _watch(process: subprocess.Popen, run: Run) -> None:
     """Show the epochs that the run's folder holds, until the process ends."""
-    epochs = sum(stage.epochs for stage in run.config.stages) or run.config.epochs
+    epochs = run.config.all_epochs
     with tqdm(total=epochs, unit="epoch", desc=run.name, leave=False, disable=None) as bar:
         while process.poll() is None:
             rows = run.history

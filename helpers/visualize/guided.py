@@ -1,4 +1,4 @@
-"""What neurons respond to: feature maps, exciting images, guided backpropagation.
+"""What neurons respond to: feature maps, receptive fields, guided backpropagation.
 
 A neuron is (channel, row, column) in the output of a layer named as in `model.named_modules()`.
 """

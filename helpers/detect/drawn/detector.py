@@ -64,7 +64,7 @@ def drawn_detector(path: Path, steps: int, seed: int, score_threshold: float = .
 def build_small_fcos(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
     """Build a small one-stage detector (FCOS, arXiv:1904.01355) for images of (height, width).
 
-    About .7 M parameters; class 0 is the background as everywhere in torchvision.
+    About .45 M parameters; class 0 is the background as everywhere in torchvision.
     """
     def step(wide: int, wider: int, stride: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(wide, wider, 3, stride, 1, bias=False),
