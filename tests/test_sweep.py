@@ -341,6 +341,13 @@ def test_dry_run_counts_points_and_trains_one_epoch(write, config, tmp_path, mon
     assert sweep.preview(path, config, workers=2) == text
 
 
+def test_weights_are_a_run_beside_the_sweeps_wherever_those_are(write, config):
+    runner.train(config.replace(name="earlier", epochs=1))
+    path = write(parameters={"weights": {"value": "earlier"}, "lr": {"values": [0.001, 0.01]}})
+    assert "2 runs of up to 2 epochs" in sweep.preview(path, config)
+    assert len(sweep.run(path, config).runs) == 2
+
+
 def test_dry_run_takes_the_first_point_that_works_and_the_most_epochs(write, config, curves):
     trained = curves(lambda config: [0.3])
     path = write(

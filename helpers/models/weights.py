@@ -104,8 +104,10 @@ def _compare(source: Config, config: Config) -> None:
 def find_checkpoint(config: Config) -> Path:
     """Return the path of the checkpoint that `config.weights` names; raises FileNotFoundError."""
     runs_root = ROOT / config.runs_root
-    for path in (runs_root / config.weights / "best.pt", ROOT / "runs" / config.weights / "best.pt",
-                 ROOT / config.weights, ROOT / config.weights / "best.pt"):  # fmt: skip
+    places = [runs_root, ROOT / "runs", ROOT]
+    if runs_root.parent.name == "sweeps":  # runs_root/sweeps/NAME
+        places.insert(1, runs_root.parents[1])
+    for path in (*(place / config.weights / "best.pt" for place in places), ROOT / config.weights):
         if path.is_file():
             return path
     known = sorted(path.parent.name for path in runs_root.glob("*/best.pt"))

@@ -22,6 +22,7 @@ import torch
 from optuna.trial import TrialState
 
 from helpers import ROOT, data
+from helpers.models.weights import find_checkpoint
 from helpers.runs.config import Config, ConfigError, read_values
 from helpers.runs.files import CannotWrite, readable_json, write_atomically, write_json
 from helpers.runs.folder import Run
@@ -287,9 +288,12 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
     known = readable_json(kept, dict[str, float]) or {}
     if chosen.id not in known:
         with tempfile.TemporaryDirectory() as temporary:
-            data.load(chosen)  # decodes, which later runs need not
+            one = chosen.replace(runs_root=temporary)
+            if chosen.weights not in ("none", "imagenet"):
+                one = one.replace(weights=str(find_checkpoint(chosen)))
+            data.load(one)  # decodes, which later runs need not
             start = time.perf_counter()
-            train(chosen.replace(runs_root=temporary), on_epoch=lambda row: True)
+            train(one, on_epoch=lambda row: True)
             known[chosen.id] = time.perf_counter() - start
         folder.mkdir(parents=True, exist_ok=True)
         write_json(kept, known)
