@@ -50,14 +50,16 @@ check-bounds: $(READY)
 	$(BIN)/python tests/check_bounds.py
 
 publish:
+	@test '$(origin REPO)' != undefined || { echo 'make publish REPO=owner/name, or REPO= for none'; exit 1; }
 	$(PYTHON) notebooks/publish.py $(REPO)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info */__pycache__
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; point to one with: make PYTHON=python3.12")'
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing; the first time downloads torch and takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		-r requirements.txt -r requirements-dev.txt -c constraints.txt

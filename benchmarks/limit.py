@@ -30,7 +30,7 @@ from helpers.runs.text import markdown_table
 ROUNDS = 7
 
 
-def best_of(function: Callable[[], object]) -> float:
+def median_seconds(function: Callable[[], object]) -> float:
     """Return the median time of a call in seconds, after two calls that do not count."""
     seconds = []
     for _ in range(ROUNDS + 2):
@@ -48,10 +48,10 @@ def measure_rates(dtype: torch.dtype, device: torch.device) -> dict:
     for name, kind in {"fast": dtype, "float32": torch.float32}.items():
         size = 4096 if device.type == "cpu" else 8192
         a, b = torch.randn(2, size, size, device=device).to(kind)
-        rates[name] = 2 * size**3 / best_of(lambda a=a, b=b: a @ b)
+        rates[name] = 2 * size**3 / median_seconds(lambda a=a, b=b: a @ b)
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    rates["copy"] = 2 * source.nbytes / best_of(lambda: target.copy_(source))
+    rates["copy"] = 2 * source.nbytes / median_seconds(lambda: target.copy_(source))
     return rates
 
 
@@ -60,8 +60,8 @@ def measure_layer(layer: Callable, images: torch.Tensor, weights: list[nn.Parame
     output = layer(images)
     upper = torch.randn_like(output)
     wanted = [images, *weights] if images.requires_grad else weights
-    forward = best_of(lambda: layer(images))
-    backward = best_of(lambda: torch.autograd.grad(output, wanted, upper, retain_graph=True))
+    forward = median_seconds(lambda: layer(images))
+    backward = median_seconds(lambda: torch.autograd.grad(output, wanted, upper, retain_graph=True))
     moved = images.nbytes + output.nbytes  # forward
     moved += upper.nbytes + images.nbytes * (2 if images.requires_grad else 1)  # backward
     return {

@@ -31,7 +31,7 @@ from helpers.runs.text import markdown_table
 
 
 def copy_images(count: int, folder: Path) -> None:
-    """Link `count` drawn training images below folder/train, and 100 below folder/val."""
+    """Copy `count` drawn training images below folder/train, and 100 below folder/val."""
     source = sources.find("tiny_nature")
     for number in tqdm(range(count + 100), f"{count} files", disable=None):
         path, label = source.train[number * 7 % len(source.train)]  # every class soon

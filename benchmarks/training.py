@@ -221,12 +221,14 @@ def run_ours(folder: Path, epochs: int) -> dict:
 def run_pure(folder: Path, epochs: int) -> dict:
     """Time forward and backward alone, as many steps an epoch as the images make."""
     images = sum(1 for _ in (folder / "train").glob("*/*"))
+    keep_memory()
+    torch.backends.cudnn.benchmark = True  # as `fit` does
     config, device = Config(**NETWORK), choose_device()
-    model, dtype = models.build(config, 10).to(device).train(), choose_dtype(config, device)
+    model, dtype = models.build(config, 10).train(), choose_dtype(config, device)
+    model.to(device, memory_format=torch.channels_last)
     batch = torch.randn(64, 3, 224, 224, device=device, dtype=dtype)
     batch = batch.contiguous(memory_format=torch.channels_last)
     labels, clock = torch.arange(64, device=device) % 10, Clock()
-    keep_memory()
     for _ in range(epochs):
         for _ in range(-(-images // 64)):
             model.zero_grad(set_to_none=True)
@@ -234,7 +236,7 @@ def run_pure(folder: Path, epochs: int) -> dict:
                 loss = F.cross_entropy(model(batch), labels)
             loss.backward()
         clock.tick()
-    return {"seconds": clock.seconds}
+    return {"seconds": clock.seconds, "images": 64 * -(-images // 64)}
 
 
 def run_alone(contender: str, folder: Path, epochs: int) -> dict:
@@ -244,16 +246,22 @@ def run_alone(contender: str, folder: Path, epochs: int) -> dict:
 
 
 def copy_images(dataset: str, count: int, folder: Path) -> None:
-    """Copy `count` training images to train/ and a quarter as many to val/, of the same classes."""
+    """Copy up to `count` training images to train/ and a quarter as many to val/, class by class.
+
+    They are whole batches of 64, of which timm and fastai would leave a last part out.
+    """
     source = sources.find(dataset)
     by_class: dict[int, list[str]] = {}
     for path, label in source.train:
         by_class.setdefault(label, []).append(path)
     each = -(-count // max(1, min(len(by_class), count // 24)))
     large = [label for label, paths in by_class.items() if len(paths) >= each * 5 // 4]
-    for label in large[: -(-count // each)]:
-        for number, path in enumerate(by_class[label][: each * 5 // 4]):
-            split = "train" if number < each else "val"
+    chosen = [(label, path) for label in large for path in by_class[label][:each]]
+    chosen = chosen[: max(64, min(count, len(chosen)) // 64 * 64)]
+    used = dict.fromkeys(label for label, _ in chosen)
+    held = [(label, path) for label in used for path in by_class[label][each : each * 5 // 4]]
+    for split, images in ("train", chosen), ("val", held):
+        for label, path in images:
             target = folder / split / source.classes[label] / Path(path).name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source.folder / path, target)
@@ -276,7 +284,8 @@ def main() -> None:
         for _ in tqdm(range(options.rounds), "rounds", disable=None):
             for name in options.contenders:
                 result = run_alone(name, folder, 4 if name == "ours" else 2)
-                rates[name] += [images / second for second in result["seconds"][1:]]
+                seen = result.get("images", images)
+                rates[name] += [seen / second for second in result["seconds"][1:]]
                 waits += [result["waiting"]] if "waiting" in result else []
                 memory[name] = result["memory"]
     medians = {name: statistics.median(values) for name, values in rates.items()}

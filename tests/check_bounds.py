@@ -3,13 +3,14 @@
     make check-bounds                                  # or, in parts:
     python tests/check_bounds.py lowest --python python3.10 -- -k "not notebooks"
 
-Each end gets a fresh environment in a temporary folder (5 GB, with torch) and runs the quick tests,
-with whatever follows `--` given to pytest. "lowest" puts == for every >= of requirements.txt.
+Each end gets a fresh environment in a temporary folder (5 GB, with torch) and runs all tests, with
+whatever follows `--` given to pytest. "lowest" puts == for every >= of requirements.txt.
 """
 
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ def requirements(end: str) -> list[str]:
 
 def check(end: str, python: str, options: list[str]) -> int:
     """Install one end and run the tests there; returns pytest's exit status."""
+    if not shutil.which(python):
+        sys.exit(f"{python} is not here: give another interpreter by --python")
     with tempfile.TemporaryDirectory(prefix=f"bounds-{end}-") as folder:
         subprocess.run([python, "-m", "venv", folder], check=True)
         here = Path(folder, "Scripts" if os.name == "nt" else "bin", "python")

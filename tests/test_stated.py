@@ -127,7 +127,8 @@ def test_every_number_is_in_a_row_or_explained(report):
     rows = [row for row in ROWS if row.report == report and row.section]  # not those of our own
     known = {digits_of(figure) for row in rows for figure in row.stated.values()}
     for row in rows:
-        known |= set(leaves([row.parameters, row.grid]))
+        given = {n: v for n, v in row.parameters.items() if n != "step_size"}  # the template's
+        known |= set(leaves([given, row.grid]))
         if "sweep" in row.parameters:
             known |= set(leaves(read_sweep(row.parameters["sweep"])))
     assert there - known == {float(n) for n in explained[report]}
