@@ -91,6 +91,9 @@ def test_views_are_augmented_differently_and_take_turns(splits, config):
     assert not torch.equal(first, second) and not torch.equal(second, third)
     run = fit(splits, config)
     assert run.metrics["features"][0]["views"] == 3
+    more = config.replace(feature_views=9, epochs=2)  # no epoch would see the others
+    found = features.compute(model, splits.train, splits.val, more, torch.float32, None)
+    assert len(found.train) == 2
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,22 @@ def test_weights_are_a_run_beside_the_sweeps_wherever_those_are(write, config):
     assert len(sweep.run(path, config).runs) == 2
 
 
+def test_a_first_point_that_cannot_be_trained_does_not_stop_the_sweep(write, config, curves):
+    def curve(config):
+        if config.lr == 0.001:
+            raise TrainingDiverged("the loss became nan")
+        return [0.3]
+
+    curves(curve)
+    path = write()
+    text = sweep.preview(path, config)
+    assert "the first cannot be trained (the loss became nan)" in text and "| lr |" in text
+    result = sweep.run(path, config)
+    assert len(result.runs) == 4 and len(result.failed) == 2
+    more = [config.replace(lr=lr, name=str(lr)) for lr in (0.001, 0.02)]
+    assert [run.name for run in sweep.train_points(result, more)] == ["0.02"]
+
+
 def test_dry_run_takes_the_first_point_that_works_and_the_most_epochs(write, config, curves):
     trained = curves(lambda config: [0.3])
     path = write(

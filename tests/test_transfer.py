@@ -203,8 +203,27 @@ def test_bag_asks_only_runs_that_have_not_seen_an_image(images, monkeypatch):
     assert gain.mean == pytest.approx(2 / 3 - 3 / 6)  # by image: 1 - 1, 1 - 1/2, 0 - 0
     reach = 4.3027 * np.std([0, 0.5, 0], ddof=1) / 3**0.5  # t with 2 degrees of freedom
     assert (gain.low, gain.high) == pytest.approx((gain.mean - reach, gain.mean + reach), abs=1e-4)
-    with pytest.raises(ValueError, match="left out by two runs"):
-        ensembles.bag([FakeRun("a"), FakeRun("c")])
+    assert ensembles.bag([FakeRun("a"), FakeRun("c")]) is None  # no image by both
+    assert ensembles.bag([FakeRun("a"), FakeRun("a")]) is None  # one training list, not two
+
+
+def test_what_votes_has_a_folder_of_its_own_however_many_vote(tmp_path):
+    runs = [Run(tmp_path / place / f"caltech101-efficientnet_lite0-{n:08x}")
+            for n in range(9) for place in "ab"]  # fmt: skip
+    folders = {ensembles.folder_of(chosen) for chosen in (runs, runs[::2], runs[1::2])}
+    assert len(folders) == 3 and all(len(folder.name) < 255 for folder in folders)
+
+
+def test_from_scratch_has_the_epochs_of_all_stages(config):
+    config = config.replace(stages=[{"epochs": 2}, {"epochs": 3}], weights="earlier")
+    scratch = fine_tune.ways_of(config, ["scratch"])["scratch"]
+    assert (scratch.epochs, scratch.stages, scratch.weights) == (5, [], "none")
+
+
+def test_two_ways_that_are_one_training_are_one(config, capsys):
+    ways = ["scratch", "nothing", "all_but_head"]
+    found = fine_tune.ways_of(config.replace(weights="none"), ways)
+    assert list(found) == ["scratch", "all_but_head"]
 
 
 def test_any_parameters_are_compared(config):

@@ -5,14 +5,16 @@ image size each sees them. Boosting is not among them: it trains each network on
 it got wrong, and so is another training, not another use of runs.
 """
 
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from helpers import data, models
+from helpers import ROOT, data, models
 from helpers.data.images import ImageSet
 from helpers.evaluate.evaluation import Evaluation, evaluate, measure
 from helpers.evaluate.intervals import Difference, difference_of_networks, mean_and_interval
@@ -72,26 +74,29 @@ def compare_joined(
     return results[0].accuracy, joined
 
 
-def bag(runs: list[Run]) -> tuple[Evaluation, Difference]:
+def bag(runs: list[Run]) -> tuple[Evaluation, Difference] | None:
     """Measure runs that differ in the seed as a bag: each has learned from other images.
 
     An image is decided by the runs that have left it out for validation, where those are two or
     more (out of the bag, Breiman 1996, Bagging Predictors; here samples without repetition).
     Returns the result of the bag, and its gain over one run alone on the same images: the mean over
     images of whether the bag is right minus the share of their runs that are, with Student's
-    interval over the images. It speaks of these very networks.
+    interval over the images. It speaks of these very networks. None where no two runs have left
+    out the same image, or all of them the same ones: those have learned from the same.
     """
     votes: dict[int, list[torch.Tensor]] = {}
     labels: dict[int, tuple[int, str]] = {}
+    sets = set()
     for run in runs:
         images = data.load(run.config).val
+        sets.add(frozenset(images.rows.tolist()))
         for index, probabilities in enumerate(_ask(run, images).probabilities):
             row = int(images.rows[index])
             votes.setdefault(row, []).append(torch.from_numpy(probabilities))
             labels[row] = int(images.labels[index]), images.paths[index]
     rows = [row for row, given in votes.items() if len(given) > 1]
-    if not rows:
-        raise ValueError("no image was left out by two runs: take more seeds, or a larger part")
+    if not rows or len(sets) == 1:
+        return None
     left_out = replace(
         images, rows=np.array(rows), labels=np.array([labels[row][0] for row in rows]),
         paths=[labels[row][1] for row in rows], on_gpu=None,
@@ -101,6 +106,12 @@ def bag(runs: list[Run]) -> tuple[Evaluation, Difference]:
     result = measure(together.log(), left_out)
     gains = (result.predicted == result.labels) - np.array(alone)
     return result, Difference(*mean_and_interval(gains))
+
+
+def folder_of(runs: list[Run]) -> Path:
+    """Return the folder for figures of runs that vote: runs/votes/ and their names."""
+    number = zlib.crc32("+".join(str(run.folder) for run in runs).encode())
+    return ROOT / "runs" / "votes" / f"{'+'.join(run.name for run in runs)[:200]}-{number:08x}"
 
 
 def _ask(run: Run, images: ImageSet) -> Evaluation:

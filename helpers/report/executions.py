@@ -97,7 +97,7 @@ class Execution:
         parameters = self.steps[0][1]
         config, classes = rows.config_of(self.row, parameters), parameters["num_classes"]
         with without_weights():
-            network = models.build(config, classes)
+            network = models.build(config.replace(weights="none"), classes)
         models.freeze(network, config.freeze)
         operations = cs6910_operations(config, classes) if config.model == "five_blocks" else ()
         write_counts(self.run.folder, network, count(network, config.image_size), operations)

@@ -49,6 +49,7 @@ class Metrics(TypedDict):
     params: NotRequired[int]
     trainable: NotRequired[int]
     best_epoch: NotRequired[int]
+    dtype: NotRequired[str]
     train: NotRequired[Figures]
     val: NotRequired[Figures]
     test: NotRequired[Figures]

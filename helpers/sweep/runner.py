@@ -28,11 +28,11 @@ from helpers.runs.files import CannotWrite, readable_json, write_atomically, wri
 from helpers.runs.folder import Run
 from helpers.runs.progress import tqdm
 from helpers.runs.search import find_runs
-from helpers.runs.text import abridge, markdown_table
+from helpers.runs.text import abridge, markdown_table, reason
 from helpers.sweep import queue
 from helpers.sweep.file import Definition, best_of, read_sweep
-from helpers.sweep.worker import work
-from helpers.train.loop import TrainingDiverged, train
+from helpers.sweep.worker import is_its_own_fault, work
+from helpers.train.loop import train
 from helpers.train.tracking import require_key
 
 
@@ -133,14 +133,16 @@ def _read(
 def train_points(sweep: Sweep, configs: list[Config]) -> list[Run]:
     """Train more points in a sweep's folder, such as `findings.plan` finds missing.
 
-    Returns the runs; one that diverges is left out and named.
+    Returns the runs; one that diverges or is not possible is left out and named.
     """
     runs = []
     for config in tqdm(configs, unit="run", desc=f"{sweep.definition.name}, more", disable=None):
         try:
             runs.append(train(config))
-        except TrainingDiverged as error:
-            print(f"{config.name} failed: {error}")
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if not is_its_own_fault(error):
+                raise
+            print(f"{config.name} failed: {reason(error)}")
     return runs
 
 
@@ -285,7 +287,7 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
     config, definition, folder = _read(sweep_file, config, workers)
     kept = folder / "preview.json"
     chosen = config.replace(**definition.example, name="", tracking="none")
-    known = readable_json(kept, dict[str, float]) or {}
+    known, trouble = readable_json(kept, dict[str, float]) or {}, ""
     if chosen.id not in known:
         with tempfile.TemporaryDirectory() as temporary:
             one = chosen.replace(runs_root=temporary)
@@ -293,22 +295,31 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
                 one = one.replace(weights=str(find_checkpoint(chosen)))
             data.load(one)  # decodes, which later runs need not
             start = time.perf_counter()
-            train(one, on_epoch=lambda row: True)
-            known[chosen.id] = time.perf_counter() - start
+            try:
+                train(one, on_epoch=lambda row: True)
+                known[chosen.id] = time.perf_counter() - start
+            except (RuntimeError, ValueError, MemoryError) as error:
+                if not is_its_own_fault(error):
+                    raise
+                trouble = reason(error)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(kept, known)
-    seconds = known[chosen.id]
     count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
     searched = [e for p in definition.parameters if p.name == "epochs" for e in p.examples]
     epochs = chosen.all_epochs if chosen.stages else max(searched, default=chosen.epochs)
-    minutes = count * epochs * seconds / 60 / workers
+    took = f"the first cannot be trained ({trouble}), so nothing is known of their time"
+    if not trouble:
+        seconds = known[chosen.id]
+        took = (
+            f"one epoch of the first took {seconds:.1f} s: about "
+            f"{count * epochs * seconds / 60 / workers:.1f} minutes with {workers} "
+            f"worker{'s' * (workers > 1)}, if the others are like it and workers as quick"
+        )
     rows = [(p.name, p.text) for p in definition.parameters]
     rows += [(name, f"{value} (fixed)") for name, value in definition.constants.items()]
     return (
-        f"**{definition.name}** ({definition.method}): {count} runs of up to {epochs} "
-        f"epochs; one epoch of the first took {seconds:.1f} s: about {minutes:.1f} minutes with "
-        f"{workers} worker{'s' * (workers > 1)}, if the others are like it and workers as quick\n\n"
-        + markdown_table(("parameter", "values"), rows)
+        f"**{definition.name}** ({definition.method}): {count} runs of up to {epochs} epochs; "
+        f"{took}\n\n" + markdown_table(("parameter", "values"), rows)
     )
 
 
@@ -330,8 +341,8 @@ def main() -> None:
         sweep = run(options.file, config, options.storage, options.workers, options.budget)
     except (ConfigError, FileNotFoundError, CannotWrite) as error:
         sys.exit(str(error))
-    for parameters, reason in sweep.failed.items():
-        print(f"failed: {parameters}: {reason}")
+    for parameters, trouble in sweep.failed.items():
+        print(f"failed: {parameters}: {trouble}")
     if sweep.failed:
         print("they are tried again only in a new queue (--storage), which reads finished runs")
     print(f"{len(sweep.runs)} runs in {sweep.folder}")

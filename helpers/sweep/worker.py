@@ -86,7 +86,7 @@ def _run_trial(
         if math.isnan(best):
             raise ValueError(f"{definition.metric} was never a finite number")
     except (RuntimeError, ValueError, MemoryError) as error:
-        if not _is_its_own_fault(error):
+        if not is_its_own_fault(error):
             raise
         trial.set_user_attr("reason", (str(error) or type(error).__name__).splitlines()[0])
         study.tell(trial, state=TrialState.FAIL)
@@ -102,7 +102,7 @@ def _run_trial(
             study.tell(trial, best)
 
 
-def _is_its_own_fault(error: Exception) -> bool:
+def is_its_own_fault(error: Exception) -> bool:
     """Say whether a trial's parameters are to blame: impossible, diverged or too large."""
     return (
         not isinstance(error, RuntimeError)

@@ -109,7 +109,7 @@ def compute(
     without `config.feature_views`, growing images). Says so and returns None where the network
     cannot be cut, or where there is no room for the features.
     """
-    views = config.feature_views if config.augment else 1
+    views = min(config.feature_views, config.epochs) if config.augment else 1
     if config.freeze == "nothing" or not views or config.start_image_size:
         return None
     device = next(model.parameters()).device

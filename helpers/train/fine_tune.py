@@ -10,6 +10,7 @@ from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run
 from helpers.runs.progress import tqdm
 from helpers.runs.search import shorten
+from helpers.runs.text import say_once
 from helpers.train.loop import train
 
 SCRATCH = "scratch"
@@ -46,7 +47,7 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
     if not isinstance(ways, list):
         raise ConfigError(f"compare = {ways!r} is no list: papermill takes it by -y 'compare: []'")
     if ways and config.val_fraction == 0:
-        raise ConfigError("compare needs validation images: set val_fraction above 0")
+        raise ConfigError("ways are compared on validation images: set val_fraction above 0")
     found: dict[str, Config] = {}
     for way in ways:
         if isinstance(way, dict):
@@ -54,14 +55,19 @@ def ways_of(config: Config, ways: list[str | dict]) -> dict[str, Config]:
                 raise ConfigError(f"compare: {field} is the same in all ways, set it for all")
             changes, name = way, ", ".join(f"{n} {shorten(v)}" for n, v in way.items())
         elif way == SCRATCH:
-            changes, name = {"weights": "none", "freeze": "nothing", "stages": []}, way
+            changes = {"weights": "none", "freeze": "nothing", "stages": []}
+            changes, name = changes | {"epochs": config.all_epochs}, way
         else:
             if way != config.freeze and any(stage.freeze for stage in config.stages):
                 raise ConfigError(f"compare: stages with their own freeze would leave '{way}' out")
             changes, name = {"freeze": way}, str(way)
         short = re.sub(r"[^0-9A-Za-z_.-]+", "-", name)[:60].strip("-.")
         own = f"{config.name}-{short}" if config.name else ""
-        found[name] = config.replace(**changes, name=own)
+        one = config.replace(**changes, name=own)
+        if twin := next((other for other, known in found.items() if known.id == one.id), None):
+            say_once(f"compare: '{name}' is the same training as '{twin}', and left out")
+            continue
+        found[name] = one
     return found
 
 

@@ -119,9 +119,9 @@ def fit(model: nn.Module, splits: Splits, config: Config, on_epoch: OnEpoch | No
 def choose_run(name: str, dataset: str, data_root: str = "") -> Run:
     """Return the run `runs/name`, or with an empty name the best on validation of a data set.
 
-    Where no run of that data set has finished, the default network is trained on it first, with
-    the images that `data_root` may hold. Raises FileNotFoundError when the named run does not
-    exist or has not finished.
+    Where `runs` itself holds no finished run of that data set, the default network is trained on
+    it first, with the images that `data_root` may hold. Raises FileNotFoundError when the named
+    run does not exist or has not finished.
     """
     if name:
         # `runs` may not exist yet, or be a link: `..` leads out of it all the same.
@@ -132,7 +132,8 @@ def choose_run(name: str, dataset: str, data_root: str = "") -> Run:
         return run
     run = best_run(dataset=dataset)
     if run is None:
-        print(f"No finished run of {dataset} yet: training the default network first")
+        print(f"runs/ itself holds no finished run of {dataset} with validation images (name "
+              "another by run=...): training the default network first")  # fmt: skip
         run = train(Config(dataset=dataset, data_root=data_root))
     return run
 
@@ -364,6 +365,7 @@ class Training:
             "train_seconds": round(seconds + sum(part["seconds"] for part in computed), 2),
             "data_wait_share": sum(row["wait_seconds"] for row in self.history) / seconds,
             "images_per_second": sum(row["images"] for row in self.history) / seconds,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "params": sum(layer.params for layer in layers),
             "trainable": sum(layer.trained for layer in layers),  # in the last stage
             "features": computed,

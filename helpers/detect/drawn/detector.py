@@ -97,7 +97,8 @@ def train_detector(images: np.ndarray, targets: list[dict], steps: int, seed: in
     width = images.shape[2]
     model = build_small_fcos(len(names), images.shape[1:3]).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=max(steps, 10), pct_start=.2)
     for _ in tqdm(range(steps), "training", disable=None):
         batch, answers = [], []
         for i in rng.choice(len(images), batch_size):
