@@ -114,6 +114,8 @@ def test_resized_crop_keeps_at_least_its_share(images):
     heights = (seen[:, 1].amax((1, 2)) - seen[:, 1].amin((1, 2))) / 255
     areas = widths * heights
     assert areas.min() > 0.38 and areas.max() > 0.85
+    whole = augment(many, [("random_resized_crop", 1.0)], generator())
+    assert torch.equal(whole, many)  # no box as large as the image is oblong
 
 
 def test_erasing_greys_a_rectangle_in_its_share_of_images(images):

@@ -54,9 +54,25 @@ def test_rows_that_differ_in_one_choice_are_compared(groups):
     """base and split differ in the validation images, base and both in two choices."""
     first, second = comparisons.one_choice_changed(groups)
     assert first.startswith("dropout against base (dropout 0.5 instead of 0.2): -50.0 points [")
-    assert first.endswith("on validation images, worse.")
+    assert first.endswith("on validation images, worse for these two networks alone.")
     assert second.startswith("both against dropout (lr 0.2 instead of 0.1): +75.0 points [")
-    assert second.endswith("on validation images, better.")
+    assert second.endswith("on validation images, better for these two networks alone.")
+
+
+def test_a_row_s_grid_is_compared_value_by_value(tmp_path):
+    rows = [make_row("base", lr=0.1), make_row("rates", {"lr": [0.2, 0.4], "seed": [0, 1]})]
+    for row in rows:
+        for name, parameters in row.points.items():
+            right = [1] * {0.1: 20, 0.2: 10, 0.4: 30}[parameters["lr"]]
+            save(Run(tmp_path / "R9" / name), config_of(row, parameters),
+                 right + [0] * (40 - len(right)))  # fmt: skip
+    groups = comparisons.measured(rows, tmp_path)
+    assert {name: len(runs) for name, runs in groups.items()} == {
+        "base": 1, "rates (lr 0.2)": 2, "rates (lr 0.4)": 2}  # fmt: skip
+    first, second, third = comparisons.one_choice_changed(groups)
+    assert first.startswith("rates (lr 0.2) against base (lr 0.2 instead of 0.1): -25.0 points")
+    assert second.startswith("rates (lr 0.4) against base (lr 0.4 instead of 0.1): +25.0 points")
+    assert third.startswith("rates (lr 0.4) against rates (lr 0.2)")
 
 
 def test_seeds_are_compared_in_pairs_and_on_the_test_set_where_it_is_open(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, hypergeom
 
 from helpers.evaluate import conclusions
 from helpers.evaluate.evaluation import Evaluation
@@ -38,8 +38,22 @@ def test_easiest_and_hardest_classes_are_all_that_tie():
     found = conclusions.compare_classes(evaluation(labels, predicted))
     assert [row["class"] for row in found.easiest] == ["kind 3"]
     assert [row["class"] for row in found.hardest] == ["kind 0", "kind 1"]
-    expected = chi2_contingency([[7, 7, 9, 10], [3, 3, 1, 0]]).pvalue
-    assert found.chance == pytest.approx(expected) and found.chance > 0.05
+    observed = chi2_contingency([[7, 7, 9, 10], [3, 3, 1, 0]], correction=False).statistic
+    rng, mistakes = np.random.default_rng(1), np.repeat([0, 1], [33, 7])
+    drawn = [rng.permutation(mistakes).reshape(4, 10).sum(1) for _ in range(4000)]
+    more = [chi2_contingency([10 - w, w], correction=False).statistic >= observed - 1e-9
+            for w in drawn]  # fmt: skip
+    assert found.chance == pytest.approx(np.mean(more), abs=0.03) and found.chance > 0.05
+
+
+def test_two_mistakes_in_one_class_are_as_rare_as_counted_by_hand():
+    """Of 10 classes of 40 images: the second mistake is in the first one's class by 39 of 399."""
+    labels = np.repeat(np.arange(10), 40)
+    predicted = labels.copy()
+    predicted[:2] = 1
+    found = conclusions.compare_classes(evaluation(labels, predicted))
+    assert found.chance == pytest.approx(39 / 399, abs=0.01)
+    assert 10 * hypergeom(400, 40, 2).pmf(2) == pytest.approx(39 / 399)
 
 
 def test_classes_without_any_error_do_not_differ():
@@ -61,3 +75,9 @@ def test_overconfidence_is_confidence_minus_accuracy():
     mean, low, high = conclusions.overconfidence(evaluation(labels, predicted, 0.9))
     assert mean == pytest.approx(0.9 - (labels == predicted).mean(), abs=1e-6)
     assert 0 < low < mean < high and high - low == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.02)
+
+
+def test_a_calibrated_network_without_a_mistake_is_not_called_unsure():
+    labels = np.arange(72) % 4
+    mean, low, high = conclusions.overconfidence(evaluation(labels, labels, 0.99))
+    assert mean == pytest.approx(-0.01) and low == pytest.approx(-0.01) and high > 0

@@ -228,6 +228,17 @@ def test_an_interaction_says_its_unit_and_whether_it_is_one():
     )
 
 
+def test_two_equal_squares_are_luck_and_no_hint():
+    found = findings.Interaction("dropout", "lr", "val_accuracy", 0.02, 0.02, 0.02, 2)
+    assert not found.is_evidence and str(found).endswith("no evidence of an interaction")
+
+
+def test_one_instead_of_zero_is_named_and_yes_instead_of_no_is_not():
+    for value, baseline, words in (1, 0, "Warmup 1 instead of 0:"), (True, False, "Warmup:"):
+        found = Comparison("warmup", value, baseline, "val_accuracy", 0.02, 0.01, 0.03, 4)
+        assert str(found).startswith(words)
+
+
 def test_interaction_of_runs_that_were_ended_early_is_that_of_the_epochs_of_all(write):
     runs = [
         write([0.3, 0.9], batch_norm=norm, dropout=dropout)

@@ -373,6 +373,24 @@ def test_works_where_gradients_are_off(context):
     torch.testing.assert_close(found, expected)
 
 
+def test_maps_joined_along_rows_are_seen_whole():
+    """What lies below in a joined map is of a place above in the image."""
+
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, images):
+            maps = self.first(images)
+            return self.last(torch.cat([maps, maps], dim=2))
+
+    images = torch.randn(1, 3, 9, 9, requires_grad=True)
+    model = Joined()
+    (expected,) = torch.autograd.grad(model(images)[0, 1, 13, 2], images)
+    assert torch.allclose(guided_backprop(model, images, "last", [(1, 13, 2)]), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

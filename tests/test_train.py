@@ -242,6 +242,20 @@ def test_plateau_lowers_the_rate_after_its_patience(splits, config):
     assert rates == pytest.approx([1e-7, 1e-7, 1e-7, 5e-8, 5e-8, 2.5e-8])
 
 
+def test_plateau_of_a_loss_is_one_too():
+    """Rising a little every epoch, or not falling: PyTorch's threshold would take it for better."""
+    for rise in 0.0, 5e-5:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        config = Config(schedule="plateau", plateau_patience=2, gamma=0.5, monitor="val_loss")
+        optimizer = torch.optim.SGD([parameter], 1.0)
+        scheduler = optimizers.make_scheduler(optimizer, config, 1)
+        rates = []
+        for epoch in range(8):
+            scheduler.step(-2.302585 * (1 + rise * epoch))
+            rates.append(optimizer.param_groups[0]["lr"])
+        assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
 def test_step_schedule(splits, config):
     config = config.replace(schedule="step", step_size=2, gamma=0.1, epochs=5)
     rates = [row["lr"] for row in fit(splits, config).history]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy import stats
 from scipy.stats import ttest_1samp
 from torch import nn
 
@@ -335,6 +336,14 @@ def test_concentration_is_compared_neuron_by_neuron():
     mean, low, high = conclusions.compare_concentrations(learned, random)
     differences = [0.1, 0.2, 0.2, 0.1]
     assert mean == pytest.approx(np.mean(differences)) and low < mean < high
+    neurons = np.var(differences, ddof=1) / 4
+    networks = np.var([0.15, 0.15], ddof=1) * 1.5  # both differ by .15 on average
+    assert networks == pytest.approx(0)
+    assert high - mean == pytest.approx(stats.t.ppf(0.975, 3) * neurons**0.5)
+    apart = learned - np.array([[0.1, 0.2, 0.2, 0.1]]) - np.array([[0.05], [-0.05]])
+    wide = conclusions.compare_concentrations(learned, apart)
+    assert wide[0] == pytest.approx(mean) and wide[1] < 0 < low  # two networks, and far apart
+    assert np.isnan(conclusions.compare_concentrations(learned, random[:1])[1])
     random[:, 0] = np.nan  # an empty picture
     assert conclusions.compare_concentrations(learned, random)[0] == pytest.approx(0.5 / 3)
 

@@ -86,6 +86,8 @@ def _boxes(
     count, size = len(images), images.shape[-1]
     area = _uniform(count, *areas, generator) * size * size
     ratio = _uniform(count, *map(math.log, ratios), generator).exp()
+    share = area / size**2  # a larger box cannot be as oblong
+    ratio = torch.minimum(torch.maximum(ratio, share), 1 / share)
     sides = [square.sqrt().round().clamp(1, size) for square in (area / ratio, area * ratio)]
     corners = [(_uniform(count, 0, 1, generator) * (size - side + 1)).floor() for side in sides]
     return torch.stack(corners + sides, 1).int()

@@ -14,11 +14,18 @@ import yaml
 from matplotlib.path import Path as Polygon
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from helpers.detect.tracking import DEFAULT, ROUNDING, Settings, Track, Tracker, share_inside
+from helpers.detect.tracking import (
+    DEFAULT,
+    MIN_SECONDS,
+    ROUNDING,
+    Settings,
+    Track,
+    Tracker,
+    share_inside,
+)
 from helpers.runs.config import did_you_mean
 
 FORBIDDEN, WRONG_DIRECTION = "forbidden zone", "wrong direction"
-MIN_SECONDS = 0.2  # a shorter way has no direction
 Point = tuple[float, float]
 
 

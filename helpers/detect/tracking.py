@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 SPEED_SECONDS = 0.14  # a speed is averaged over about so long
 SMOOTHING_SECONDS = 0.1  # a place is the mean over so long: the jitter of boxes cancels out
 ROUNDING = 1e-6  # seconds; times of frames are rounded
+MIN_SECONDS = 0.2  # a shorter way has no direction
 
 
 class Settings(BaseModel):
@@ -25,7 +26,7 @@ class Settings(BaseModel):
     confirm_seconds: float = Field(0.15, ge=0)  # a vehicle counts once it was seen for so long
     patience_seconds: float = Field(1.0, ge=0)  # and is given up so long after it was last seen
     breach_seconds: float = Field(0.3, ge=0)  # a breach counts once it was seen for so long
-    direction_seconds: float = Field(1.0, gt=0)  # a direction is measured over so long
+    direction_seconds: float = Field(1.0, ge=MIN_SECONDS)  # a direction is measured over so long
     min_move: float = Field(0.3, ge=0)  # least move that has a direction, in sizes of the vehicle
     min_overlap: float = Field(0.2, gt=0, le=1)  # least IoU of a vehicle's boxes in two frames
 

@@ -7,19 +7,23 @@ from matplotlib.figure import Figure
 from helpers.evaluate import compare_runs
 from helpers.evaluate.figures import curves_of_several
 from helpers.evaluate.tradeoff import draw_tradeoff
-from helpers.report.rows import TRAINING, Row, runs_of
+from helpers.report.rows import TRAINING, Row, by_setting, runs_of
 from helpers.runs.folder import Run
 from helpers.runs.search import shorten, varied
 
 
 def measured(rows: list[Row], runs_root: str = "runs", dataset: str = "") -> dict[str, list[Run]]:
-    """Return the finished runs of the rows that train, by row; see `runs_of` for `dataset`."""
-    found = {
-        row.name: [run for run in runs_of(row, dataset, runs_root) if run.metrics]
-        for row in rows
-        if row.notebook in TRAINING
-    }
-    return {name: runs for name, runs in found.items() if runs}
+    """Return the finished runs of the rows that train, by row and what its grid varies.
+
+    `dataset` is that of `runs_of`.
+    """
+    found = {}
+    for row in rows:
+        if row.notebook in TRAINING:
+            runs = [run for run in runs_of(row, dataset, runs_root) if run.metrics]
+            for setting, group in by_setting(row, runs).items():
+                found[f"{row.name} ({setting})" if setting else row.name] = group
+    return found
 
 
 def draw(groups: dict[str, list[Run]]) -> list[tuple[str, Figure]]:
@@ -60,7 +64,6 @@ def one_choice_changed(groups: dict[str, list[Run]]) -> list[str]:
         there, before = (shorten(getattr(run.config, key)) for run in (others[0], runs[0]))
         images = "test" if split == "test" else "validation"
         choice = f"{key.replace('_', ' ')} {there} instead of {before}"
-        lines.append(
-            f"{other} against {name} ({choice}): {found} on {images} images, {found.verdict}."
-        )
+        verdict = found.verdict if found.seeds else f"{found.verdict} for these two networks alone"
+        lines.append(f"{other} against {name} ({choice}): {found} on {images} images, {verdict}.")
     return lines

@@ -25,7 +25,16 @@ from dataclasses import dataclass
 from helpers import ROOT
 from helpers.report.executions import read_status
 from helpers.report.results import recorded
-from helpers.report.rows import TRAINING, Row, counts_of, fits, number, runs_of
+from helpers.report.rows import (
+    SWEEPING,
+    TRAINING,
+    Row,
+    by_setting,
+    counts_of,
+    fits,
+    number,
+    runs_of,
+)
 from helpers.runs.folder import Run, csv_of
 from helpers.runs.text import for_markdown
 
@@ -52,6 +61,7 @@ class Entry:
     verdict: str
     remark: str = ""
     recorded: str = ""  # the commit that measured what is in results/; "": measured here
+    setting: str = ""  # what the row's grid varies beside the seed, in words
 
     @property
     def mean(self) -> float | None:
@@ -70,7 +80,7 @@ class Entry:
         difference = None if mean is None or stated is None else mean - number(stated)
         return {
             "report": self.report,
-            "row": self.row,
+            "row": f"{self.row} ({self.setting})" if self.setting else self.row,
             "measure": self.measure.replace("_", " "),
             "kind": self.kind.replace("others", "others'"),
             "stated": stated if isinstance(stated, str) else _number(stated, digits),
@@ -134,28 +144,28 @@ def entries_of(row: Row, runs_root: str = "runs") -> list[Entry]:
     runs = [] if row.counts else runs_of(row, runs_root=runs_root)
     own = [("", measure, None) for measure in OWN] if row.notebook in TRAINING else []
     found = []
-    for kind, measure, stated in list(row.figures()) or own:
-        if row.counts:
-            values = () if counts is None else (counts[measure],)
-        elif measure == "runs":
-            values = (len(runs),) if runs else ()
-        elif row.notebook == "03_sweep":  # the best of its runs
-            every = [measure_of(run, measure) for run in runs]
-            values = (max(v for v in every if v is not None),) if any(every) else ()
-        else:
-            every = (measure_of(run, measure) for run in runs)
+    for setting, group in (by_setting(row, runs) or {"": []}).items():
+        for kind, measure, stated in list(row.figures()) or own:
+            every = [measure_of(run, measure) for run in group if measure != "runs"]
             values = tuple(value for value in every if value is not None)
-        if stated is None and not values:
-            continue
-        wrong = row.wrong.get(measure) if kind == "stated" else None
-        verdict = judge(measure, stated, values, wrong.right if wrong else None)
-        remark = wrong.why if wrong else ""
-        if verdict == "not run":
-            file = f"experiments/{row.report.lower()}.yaml"
-            remark = f"python -m helpers.report.batch {file} --rows {row.name}"
-            reason = reason_of(row, runs_root)
-            remark = f"failed: {reason}; {remark}" if reason else remark
-        found.append(Entry(row.report, row.name, measure, kind, stated, values, verdict, remark))
+            if row.counts:
+                values = () if counts is None else (counts[measure],)
+            elif measure == "runs":
+                values = (len(group),) if group else ()
+            elif row.notebook == SWEEPING and values:  # the best of its runs
+                values = ((min if "loss" in measure else max)(values),)
+            if stated is None and not values:
+                continue
+            wrong = row.wrong.get(measure) if kind == "stated" else None
+            verdict = judge(measure, stated, values, wrong.right if wrong else None)
+            remark = wrong.why if wrong else ""
+            if verdict == "not run":
+                file = f"experiments/{row.report.lower()}.yaml"
+                remark = f"python -m helpers.report.batch {file} --rows {row.name}"
+                reason = reason_of(row, runs_root)
+                remark = f"failed: {reason}; {remark}" if reason else remark
+            found.append(Entry(row.report, row.name, measure, kind, stated, values, verdict, remark,
+                               setting=setting))  # fmt: skip
     return found
 
 

@@ -27,7 +27,7 @@ from helpers import ROOT
 from helpers.runs.config import Config, ConfigError, did_you_mean
 from helpers.runs.files import readable_json
 from helpers.runs.folder import Run
-from helpers.runs.search import find_runs
+from helpers.runs.search import find_runs, shorten
 from helpers.runs.text import abridge, for_terminal
 
 EXPERIMENTS = ROOT / "experiments"
@@ -299,6 +299,16 @@ def runs_of(row: Row, dataset: str = "", runs_root: str | Path = "runs") -> list
         if run.usable and (dataset or run.config.id == config_of(row, parameters).id):
             runs.append(run)
     return runs
+
+
+def by_setting(row: Row, runs: list[Run]) -> dict[str, list[Run]]:
+    """Group a row's runs by what its grid varies beside the seed, in words; "" where nothing."""
+    names = [name for name in row.grid if name != "seed"]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        words = (f"{name} {shorten(getattr(run.config, name))}" for name in names)
+        groups.setdefault(", ".join(words), []).append(run)
+    return groups
 
 
 def _fixed_values(file: Path) -> dict:

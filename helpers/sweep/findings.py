@@ -44,7 +44,7 @@ class Comparison:
 
     def __str__(self) -> str:
         name = self.parameter.replace("_", " ").capitalize()
-        if (self.value, self.baseline) != (True, False):
+        if not (self.value is True and self.baseline is False):  # 1 and 0 are equal to them
             name += f" {shorten(self.value)} instead of {shorten(self.baseline)}"
         pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
         if self.pairs < FEWEST_PAIRS:
@@ -96,8 +96,8 @@ class Interaction:
 
     @property
     def is_evidence(self) -> bool:
-        """Say whether the interval leaves out 0."""
-        return verdict(self.low, self.high) != NO_EVIDENCE
+        """Say whether the interval leaves out 0; two equal squares have none, by luck."""
+        return self.high - self.low > 1e-6 and verdict(self.low, self.high) != NO_EVIDENCE
 
     def __str__(self) -> str:
         names = f"{self.first} and {self.second}".replace("_", " ").capitalize()

@@ -81,6 +81,7 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: Config, steps: int)
         return schedulers.StepLR(optimizer, config.step_size, config.gamma)
     if config.schedule == "plateau":
         return schedulers.ReduceLROnPlateau(
-            optimizer, mode="max", factor=config.gamma, patience=config.plateau_patience
-        )
+            optimizer, mode="max", factor=config.gamma, patience=config.plateau_patience,
+            threshold=0.0,  # a share of the best, which for a loss, here below 0, would be worse
+        )  # fmt: skip
     return None

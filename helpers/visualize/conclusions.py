@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 
 from helpers.evaluate.intervals import mean_and_interval
 from helpers.visualize.neurons import Excitations
@@ -63,10 +64,25 @@ def compare_concentrations(learned: np.ndarray, random: np.ndarray) -> tuple[flo
     """Return how much more concentrated K pictures are than those of R random networks (R, K).
 
     The mean over neurons of each one's difference from its mean over random networks, with the
-    ends of its 95 % interval. Pictures that are empty are left out.
+    ends of its 95 % interval: other neurons, and another random network, whose variances are
+    summed (Student's t for the degrees of freedom of that sum, Satterthwaite 1946). Pictures that
+    are empty are left out; fewer than two neurons or networks say nothing.
     """
     known = np.isfinite(learned) & np.isfinite(random).any(0)
-    return mean_and_interval(learned[known] - np.nanmean(random[:, known], 0))
+    if not known.any():
+        return np.nan, np.nan, np.nan
+    random = random[np.isfinite(random[:, known]).any(1)]
+    differences = learned[known] - random[:, known]  # (R, K)
+    neurons, networks = np.nanmean(differences, 0), np.nanmean(differences, 1)
+    mean, count, others = float(np.mean(neurons)), len(neurons), len(random)
+    if min(count, others) < 2:
+        return mean, np.nan, np.nan
+    parts = [neurons.var(ddof=1) / count, networks.var(ddof=1) * (1 + 1 / others)]
+    freedom = sum(parts) ** 2 / max(
+        parts[0] ** 2 / (count - 1) + parts[1] ** 2 / (others - 1), 1e-300
+    )
+    reach = float(stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5)
+    return mean, mean - reach, mean + reach
 
 
 class Selectivity(NamedTuple):

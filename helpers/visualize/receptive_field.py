@@ -105,7 +105,8 @@ class Trace(TorchFunctionMode):
         if name in SUMS:
             return self._union(arguments[:2])
         if name in CONCATENATIONS:
-            return self._union(arguments[0])
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+            return self._union(arguments[0]) if dim in (1, -3) else None
         field = self.field_of(arguments[0]) if arguments else None
         options = {**dict(zip(ARGUMENTS.get(name, "").split(), args, strict=False)), **kwargs}
         if field is None or options.get("training"):

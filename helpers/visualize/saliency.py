@@ -86,10 +86,10 @@ def guided_logit(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) 
 
 
 def gini(maps: torch.Tensor) -> torch.Tensor:
-    """Return how concentrated each map (..., H, W) is: 0 even, 1 all in one pixel, NaN if empty.
+    """Return how concentrated each map (..., H, W) is: 0 even, near 1 in one pixel, NaN if empty.
 
-    On the CPU. The Gini coefficient, the one of six common measures of sparsity that has all the
-    properties one asks of it (Hurley and Rickard 2009, 0811.4706).
+    On the CPU. The Gini coefficient, of the measures of sparsity that Hurley and Rickard compare
+    (2009, 0811.4706) the only one that has all six properties that they ask of it.
     """
     values = maps.cpu().abs().flatten(-2).sort(-1).values.double()
     count = values.shape[-1]
