@@ -13,7 +13,7 @@ BLOCK, WINDOW = 128, 64  # 6 MB and 400 MB of pixels at 128 px
 
 
 def mix_seeds(*numbers: int) -> int:
-    """Mix numbers into one seed."""
+    """Mix numbers into one seed; zeros at their end do not count: (0, 3) is (0, 3, 0)."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
