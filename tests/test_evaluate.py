@@ -102,3 +102,32 @@ def test_the_grid_is_chosen_evenly_over_the_classes(sizes, count, seed):
     most = shares.max()
     assert all(share >= min(most - 1, size) for share, size in zip(shares, sizes, strict=True))
     assert chosen.tolist() == choose_stratified(labels, count, seed).tolist()
+
+
+@pytest.mark.parametrize("damage", ["split,path\n", None])
+def test_lost_predictions_are_made_again_and_the_test_set_s_openings_are_kept(config, damage):
+    splits = Splits(image_set(48, 1), image_set(24, 2), image_set(30, 3))
+    run = fit(splits, config)
+    open_test_set(run, splits)
+    before = [row for row in run.predictions if row["split"] == "val"]
+    weights = (run.folder / "best.pt").read_bytes()
+    if damage:
+        (run.folder / "predictions.csv").write_text(damage)
+    else:
+        (run.folder / "predictions.csv").unlink()
+    assert not run.usable
+    assert fit(splits, config).usable and run.predictions == before
+    assert run.metrics["test_opened"]["count"] == 1
+    assert (run.folder / "best.pt").read_bytes() == weights
+
+
+def test_a_kill_between_the_figures_and_the_rows_of_the_test_set_opens_it_again(
+    config, monkeypatch
+):
+    splits = Splits(image_set(48, 1), image_set(24, 2), image_set(30, 3))
+    run = fit(splits, config)
+    monkeypatch.setattr(type(run), "write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        open_test_set(run, splits)
+    assert "test" not in run.metrics  # what has figures has rows, too
+    assert sum(row["split"] == "test" for row in run.predictions) == 30

@@ -54,6 +54,7 @@ def save_run(folder, config, time="2026-01-02T03:04:05+00:00", **metrics):
         "metrics.json": json.dumps(counts | given | metrics),
         "status.json": json.dumps({"state": "finished", "time": time}),
         "history.csv": history + "1,.1,1,2,2.1,.3,.2\n2,.1,1,1.5,1.6,.6,.5\n",
+        "predictions.csv": "split,path,label,predicted,confidence\nval,a.jpg,a,b,.9\n",
         "environment.json": json.dumps({
             "device": "A device", "processor": "a processor", "threads": 3, "python": "3.99",
             "packages": {"torch": "9.8.7"}, "commit": "abcdef0",

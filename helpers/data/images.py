@@ -72,7 +72,11 @@ class ImageSet:
         if device.type == "cuda" and self.on_gpu is None:
             size = len(self) * self.decoded[0].nbytes
             if size < 0.4 * torch.cuda.mem_get_info(device)[0]:
-                self.on_gpu = torch.from_numpy(self.decoded[self.rows]).to(device)
+                shape = (len(self), *self.decoded.shape[1:])
+                self.on_gpu = torch.empty(shape, dtype=torch.uint8, device=device)
+                for start in range(0, len(self), 4096):  # the CPU's memory may be the smaller one
+                    rows = self.rows[start : start + 4096]
+                    self.on_gpu[start : start + len(rows)] = torch.from_numpy(self.decoded[rows])
 
     def take(self, indices) -> torch.Tensor:
         """Copy some images: uint8 (n, 3, S, S), channels last in memory, on the GPU if placed."""

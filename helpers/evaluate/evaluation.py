@@ -188,6 +188,6 @@ def open_test_set(run: Run, splits: Splits, model: torch.nn.Module | None = None
     opened = metrics.get("test_opened", {"count": 0, "first": now()})
     metrics["test"] = result.summary()
     metrics["test_opened"] = {**opened, "count": opened["count"] + 1, "last": now()}
-    run.write_json("metrics.json", metrics)
     run.write_predictions("test", result.rows("test"))
+    run.write_json("metrics.json", metrics)
     return result

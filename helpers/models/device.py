@@ -27,7 +27,8 @@ def choose_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     major, minor = torch.cuda.get_device_capability()
-    built_for = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if arch[3:].isdigit()]
+    names = [arch for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]  # not AMD's
+    built_for = [int(arch[3:]) for arch in names if arch[3:].isdigit()]
     if built_for and 10 * major + minor < min(built_for):
         say_once(
             f"{torch.cuda.get_device_name()} is too old for this PyTorch (built for sm_"

@@ -200,9 +200,10 @@ class Run:
         last, best = self.whole_checkpoint("last.pt"), self.whole_checkpoint("best.pt")
         if last is not None and best is None:
             print(f"{self.name} starts again: the weights of its best epoch are lost")
+            (self.folder / "last.pt").unlink(missing_ok=True)
             return None
         lost = (self.folder / "last.pt.damaged").exists()
-        if last is None and lost and best is not None and "history" in best:
+        if last is None and lost and not self.trained and best is not None and "history" in best:
             print(f"{self.name} continues after its best epoch, {best['epoch']}")
             return best
         return last
@@ -245,8 +246,8 @@ class Run:
 
     def check(self) -> None:
         """Read everything but the checkpoints; raises DamagedFile in one sentence."""
-        history, metrics = self.history, self.metrics
-        _ = self.config, self.environment, self.data, self.predictions
+        history, metrics, predictions = self.history, self.metrics, self.predictions
+        _ = self.config, self.environment, self.data
         if self._has_best() and self.finished:
             if not history:
                 raise damaged(self.folder / "history.csv", "no epoch", START_AGAIN)
@@ -255,6 +256,8 @@ class Run:
                     raise damaged(self.folder / "metrics.json", f"no {name}", START_AGAIN)
             if "val_accuracy" in history[-1] and "val" not in metrics:
                 raise damaged(self.folder / "metrics.json", "no val", START_AGAIN)
+            if "val" in metrics and all(row["split"] != "val" for row in predictions):
+                raise damaged(self.folder / "predictions.csv", "no val", START_AGAIN)
         if not self._history_is_whole():
             raise damaged(self.folder / "history.csv", "changed since it was written", START_AGAIN)
 

@@ -376,7 +376,8 @@ class Training:
             result = evaluate(self.model, self.val, self.config)
             metrics["val"] = result.summary()
             self.run.write_predictions("val", result.rows("val"))
-        self.run.write_json("metrics.json", metrics)
+        kept = {name: x for name, x in self.run.metrics.items() if name == "test_opened"}
+        self.run.write_json("metrics.json", metrics | kept)
         stopped = {"stopped_at": len(self.history)} if self.stopped else {}
         self.run.set_status("finished", **stopped)
 
