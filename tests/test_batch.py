@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -17,7 +18,7 @@ import yaml
 
 from helpers import ROOT
 from helpers.report import batch, executions, rows
-from helpers.report.rows import TRAINING, ExperimentError, load
+from helpers.report.rows import SWEEPING, TRAINING, ExperimentError, load
 from helpers.runs.config import Config
 
 WORK = """
@@ -33,12 +34,18 @@ if word == "dies" and (home / "log").read_text().count("dies") == 1:
     os._exit(1)
 """
 DRIVER = """
-import signal, sys
+import sys
 from pathlib import Path
 from helpers.report import batch, rows
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 rows.NOTEBOOKS = Path(sys.argv[1])
 sys.exit(batch.main(sys.argv[2:]))
+"""
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as papermill's kernel
+with open(sys.argv[1], "a") as log:
+    log.write(f"slow {os.getpid()}\\nslow {child.pid}\\n")
+child.wait()
 """
 
 
@@ -100,14 +107,18 @@ def start(home, arguments):
     )
 
 
-def test_every_row_ends_with_a_state_and_the_failed_ones_run_again(home, capsys):
+def test_every_row_ends_with_a_state_and_the_failed_ones_run_again(home, monkeypatch, capsys):
+    def clock():  # the limit has passed as soon as the slow row's kernel has begun
+        return time.monotonic() + 3600 * any(word == "slow" for word, _ in calls(home))
+
+    monkeypatch.setattr(batch, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
     rows = [{"name": "good"}, {"name": "fails"}, {"name": "dies"},
-            {"name": "slow", "limit_minutes": 0.3}]  # fmt: skip
+            {"name": "slow", "limit_minutes": 30}]  # fmt: skip
     arguments = write(home, rows)
     assert batch.main([*arguments, "--jobs", "2"]) == 1
     said = capsys.readouterr().out
     assert "failed: R9 fails: ValueError: broken on purpose" in said
-    assert "failed: R9 slow: not done within its limit of 0.3 minutes" in said
+    assert "failed: R9 slow: not done within its limit of 30 minutes" in said
     assert "2 of 4 executions have finished" in said
     states = {row["name"]: status(home, row["name"])["state"] for row in rows}
     assert states == {"good": "finished", "fails": "failed", "dies": "finished", "slow": "failed"}
@@ -133,18 +144,34 @@ def test_killed_batch_loses_no_finished_row_and_its_leftovers_are_stopped(home):
     leftover = int(calls(home)[1][1])
     assert is_alive(leftover) and status(home, "slow")["state"] == "running"
     (home / "go").touch()
-    assert start(home, arguments).wait(60) == 0
+    assert batch.main(arguments) == 0
     assert not is_alive(leftover)
     assert [word for word, _ in calls(home)] == ["good", "slow", "slow"]
     assert status(home, "slow")["state"] == "finished"
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_stopped_batch_stops_everything(home, name, code):
-    process = start(home, [*write(home, [{"name": "slow1"}, {"name": "slow2"}]), "--jobs", "2"])
-    wait_for(lambda: len(calls(home)) == 2)
-    process.send_signal(getattr(signal, name))
-    assert process.wait(30) == code
+def test_stopped_batch_stops_everything(home, monkeypatch, name, code):
+    command = ["-c", PARENT, str(home / "log")]
+    monkeypatch.setattr(executions.Execution, "command", lambda self, step: command)
+    arguments = [*write(home, [{"name": "slow1"}, {"name": "slow2"}]), "--jobs", "2"]
+    sent = []
+
+    def sleep(seconds):
+        time.sleep(seconds)
+        if not sent and len(calls(home)) == 4:
+            sent.append(name)
+            signal.raise_signal(getattr(signal, name))
+
+    monkeypatch.setattr(batch, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    try:
+        ended = batch.main(arguments)
+    except SystemExit as error:
+        ended = error.code
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == code and len(calls(home)) == 4
     assert not any(is_alive(int(pid)) for _, pid in calls(home))
     assert {status(home, f"slow{n}")["state"] for n in (1, 2)} == {"interrupted"}
 
@@ -234,6 +261,23 @@ def test_no_default_of_a_notebook_slips_into_a_row(name, tmp_path):
         stated = {n: v for n, v in execution.row.points[execution.name].items()
                   if n in Config.model_fields}  # fmt: skip
         assert Config(**chosen).id == Config(**stated).id, execution.label
+
+
+@pytest.mark.parametrize("name", ["r1.yaml", "r2.yaml", "r3.yaml", "r4.yaml", "r5.yaml"])
+def test_every_row_can_run_offline_on_drawn_images(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(executions, "_smallest_image_size", lambda network: 256)
+    rows = load(ROOT / "experiments" / name)
+    for one in executions.plan(rows, "tiny_nature", {"epochs": 1}, str(tmp_path)):
+        if one.row.notebook in TRAINING:
+            given = one.steps[0][1]
+            config = Config(**{n: v for n, v in given.items() if n in Config.model_fields})
+            assert (config.dataset, config.weights) == ("tiny_nature", "none"), one.label
+            assert config.all_epochs == max(1, len(config.stages)), one.label
+        elif one.row.notebook == SWEEPING:
+            fixed = one.sweep["parameters"]
+            assert fixed["dataset"] == {"value": "tiny_nature"}, one.label
+            assert fixed["epochs"] == {"value": 1}, one.label
+            assert fixed.get("weights", {"value": "none"}) == {"value": "none"}, one.label
 
 
 def cell_of(notebook):
@@ -397,3 +441,17 @@ def test_nothing_else_is_stopped(tmp_path):
     assert bystander.poll() is None
     batch.stop(tmp_path / "batch" / "R1-other")
     assert bystander.wait(5) is not None
+
+
+def test_what_has_ended_but_is_not_reaped_is_not_waited_for(tmp_path):
+    """As orphans in a container whose first process reaps none."""
+    line = f"{batch.MARK}='{tmp_path}' sleep 60 & exec sleep 61"
+    parent = subprocess.Popen(["sh", "-c", line])
+    wait_for(lambda: psutil.Process(parent.pid).name() == "sleep")
+    (child,) = psutil.Process(parent.pid).children()
+    wait_for(lambda: batch.MARK in child.environ())
+    begun = time.monotonic()
+    batch.stop(tmp_path)
+    assert time.monotonic() - begun < 2.5 and child.status() == psutil.STATUS_ZOMBIE
+    parent.kill()
+    parent.wait()

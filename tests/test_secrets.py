@@ -2,43 +2,22 @@
 
 import os
 import re
-import subprocess
-import sys
 import zipfile
 
 import pytest
 from test_damage import SWEEP, write_images
 
-from helpers import ROOT
-
-WORK = """
-import sys
-import torch
-from helpers import data
-from helpers.runs.config import Config
+from helpers import ROOT, data
 from helpers.data import images
 from helpers.evaluate.evaluation import open_test_set
-from helpers.report import page
+from helpers.report import batch, page
+from helpers.runs.config import Config
 from helpers.sweep import runner
 from helpers.train import train
-torch.set_num_threads(1)
-home = sys.argv[1]
-images.DECODED = images.ROOT / home / "decoded"
-config = Config(dataset=f"folder:{home}/set", image_size=32, filters=2, dense=2, epochs=1,
-                augment=[], batch_size=8, val_fraction=0.25, runs_root=f"{home}/runs")
-open_test_set(train(config), data.load(config))
-try:
-    train(config.replace(name="broken", lr=100.0, optimizer="sgd", epochs=9, batch_norm=False))
-except RuntimeError as error:
-    print(error)
-runner.run(f"{home}/grid.yaml", config)
-page.write_report(f"{home}/runs")
-"""
+
 SECRETS = {"WANDB_API_KEY": "wandbsecret" * 4, "HF_TOKEN": "hfsecret12345",
            "GITHUB_TOKEN": "ghsecret12345", "KAGGLE_KEY": "kagglesecret1"}  # fmt: skip
 ABSOLUTE = re.compile(rb"(?<![\w./:])/(?:tmp|home|root|work|Users|usr|opt|mnt)/\w+")
-
-
 REPORT = """
 report: R9
 title: A report
@@ -53,19 +32,29 @@ rows:
 
 
 @pytest.fixture
-def private(tmp_path):
-    """A data set, and an environment with keys and somebody's home."""
+def private(tmp_path, monkeypatch):
+    """Make a data set, and an environment with keys and somebody's home; returns its folder."""
     write_images(tmp_path / "set")
     (tmp_path / "somebodys_home").mkdir()
-    return {**os.environ, **SECRETS, "HOME": str(tmp_path / "somebodys_home"),
-            "USER": "somebody_private", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    environment = {**SECRETS, "HOME": str(tmp_path / "somebodys_home"), "USER": "somebody_private",
+                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(ROOT)
+    return os.path.relpath(tmp_path, ROOT)
 
 
-def test_what_is_left_holds_no_secret_and_no_absolute_path(tmp_path, private):
+def test_what_is_left_holds_no_secret_and_no_absolute_path(tmp_path, private, monkeypatch):
     (tmp_path / "grid.yaml").write_text(SWEEP)
-    place = os.path.relpath(tmp_path, ROOT)
-    subprocess.run([sys.executable, "-c", WORK, place], cwd=ROOT, env=private, check=True,
-                   capture_output=True, timeout=300)  # fmt: skip
+    monkeypatch.setattr(images, "DECODED", ROOT / private / "decoded")
+    config = Config(dataset=f"folder:{private}/set", image_size=32, filters=2, dense=2, epochs=1,
+                    augment=[], batch_size=8, val_fraction=0.25,
+                    runs_root=f"{private}/runs")  # fmt: skip
+    open_test_set(train(config), data.load(config))
+    with pytest.raises(RuntimeError):
+        train(config.replace(name="broken", lr=100.0, optimizer="sgd", epochs=9, batch_norm=False))
+    runner.run(f"{private}/grid.yaml", config)
+    page.write_report(f"{private}/runs")
     files = [path for name in ("runs", "decoded") for path in (tmp_path / name).rglob("*")
              if path.is_file() and path.suffix != ".npy"]  # fmt: skip
     names = {path.name for path in files}
@@ -74,13 +63,8 @@ def test_what_is_left_holds_no_secret_and_no_absolute_path(tmp_path, private):
 
 
 def test_what_a_batch_with_tracking_leaves_holds_no_secret_and_no_absolute_path(tmp_path, private):
-    place = os.path.relpath(tmp_path, ROOT)
-    (tmp_path / "r9.yaml").write_text(REPORT.replace("SET", f"{place}/set"))
-    command = [sys.executable, "-m", "helpers.report.batch", str(tmp_path / "r9.yaml"),
-               "--runs-root", f"{place}/runs"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env=private, capture_output=True, timeout=300,
-                          text=True)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "r9.yaml").write_text(REPORT.replace("SET", f"{private}/set"))
+    assert batch.main([str(tmp_path / "r9.yaml"), "--runs-root", f"{private}/runs"]) == 0
     files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"notebook.ipynb", "test.ipynb", "log.txt", "status.json", "config.json"} <= names

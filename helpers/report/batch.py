@@ -85,7 +85,7 @@ def run(executions: list[Execution], jobs: int = 1) -> list[Execution]:
                 time.sleep(0.2)
         finally:
             for execution in running:
-                stop(execution.folder)
+                _end(execution)
             for execution in running:
                 with suppress(CannotWrite):  # a full disk has said so already
                     execution.set_status("interrupted")
@@ -105,10 +105,31 @@ def stop(folder: Path) -> None:
             if mark and folder in (Path(mark), *Path(mark).parents):
                 process.terminate()
                 found.append(process)
-    for process in psutil.wait_procs(found, timeout=3)[1]:
-        with suppress(psutil.NoSuchProcess):
+    for process in _alive(found, 3):
+        with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(found, timeout=10)
+    _alive(found, 10)
+
+
+def _alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all have ended, reaped or not; returns those that have not in so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        left = []
+        for process in processes:
+            with suppress(psutil.Error):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(process)
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.02)
+
+
+def _end(execution: Execution) -> None:
+    """Stop all that an execution started."""
+    stop(execution.folder)
+    if execution.process:
+        execution.process.poll()  # reaps it
 
 
 def _lock(folder: Path, stack: ExitStack) -> None:
@@ -162,7 +183,7 @@ def _look(execution: Execution, jobs: int) -> tuple[str, str]:
     if code is None:
         if execution.seconds < 60 * execution.row.limit_minutes:
             return "running", ""
-        stop(execution.folder)
+        _end(execution)
         return "failed", f"not done within its limit of {execution.row.limit_minutes:g} minutes"
     if code == 0 and execution.step + 1 == len(execution.steps):
         execution.forget_weights()
