@@ -11,21 +11,6 @@ from helpers.models.heads import ACTIVATIONS, SquareRoot
 from helpers.runs.config import Config, ConfigError
 
 
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_cs6910_report_question_1b():
-    """Keras says 2,521,354, of which 640 are moving statistics."""
-    model = build(Config(image_size=274, filters=64, padding="valid", dense=1024), 10)
-    statistics = sum(b.numel() for n, b in model.named_buffers() if "running" in n)
-    assert (count(model), statistics) == (2_520_714, 640)
-
-
-def test_alexnet_for_101_classes():
-    assert count(build(Config(image_size=224, model="alexnet"), 101)) == 57_417_637
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_forward_is_conv_norm_activation_pool(activation, batch_norm):
@@ -141,10 +126,9 @@ def test_the_seed_decides_the_weights():
     assert not torch.equal(first["blocks.0.conv.weight"], other["blocks.0.conv.weight"])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v2"])
-def test_torchvision_networks_by_name(name):
-    model = build(Config(model=name), 7)
-    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+def test_googlenet_has_no_auxiliary_heads_that_would_answer_in_training():
+    model = build(Config(model="googlenet"), 7)
+    assert model.training and model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
 def test_an_unknown_network_names_the_nearest():

@@ -98,9 +98,15 @@ def test_a_network_learns_the_same_with_and_without(activation, change):
         assert torch.allclose(one.float(), other.float(), atol=2e-5, rtol=1e-3)
 
 
-def test_the_number_of_threads_stays_what_the_user_has_set():
-    """Numba's start would raise it for PyTorch, too: two processes would fight for the cores."""
-    work = """
+@pytest.mark.parametrize(("first", "threads"), [("torch", "1"), ("torchvision", "2")])
+def test_the_number_of_threads_stays_what_the_user_has_set(first, threads):
+    """Numba's start would raise it for PyTorch, too: two processes would fight for the cores.
+
+    Nor is anything said at exit: see test_importing_says_nothing_even_at_exit.
+    """
+    work = f"""
+import {first}
+from helpers.train import fine_tune
 import torch
 from torch import nn
 from helpers.models.norm_pool import norm_pool
@@ -108,8 +114,7 @@ maps = torch.randn(4, 8, 8, 8, requires_grad=True)
 norm_pool(maps, nn.BatchNorm2d(8), 0.0).sum().backward()
 print(torch.get_num_threads())
 """
-    for threads in ("1", "2"):
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        done = subprocess.run([sys.executable, "-c", work], cwd=ROOT, env=environment, text=True,
-                              capture_output=True, check=True, timeout=120)  # fmt: skip
-        assert done.stdout.split() == [threads]
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    done = subprocess.run([sys.executable, "-c", work], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, check=True, timeout=120)  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{threads}\n", "")

@@ -16,6 +16,7 @@ from pretended_gpu import A100, T4, pretended_gpu
 
 from helpers import ROOT
 from helpers.detect.drawn import traffic
+from helpers.evaluate import ensembles
 
 SMALL = {"image_size": 32, "filters": [4, 4, 8, 8, 8], "dense": 8, "batch_size": 8}
 
@@ -34,6 +35,10 @@ def place(request, tmp_path_factory):
         Image.fromarray(pixels).save(target)
     return SimpleNamespace(gpu=request.param, folder=folder, dataset=f"folder:{folder}/images",
                            runs=str(folder / "runs"), run=str(folder / "runs" / "one"))  # fmt: skip
+
+
+# For code that chooses no number format, in which alone the two kinds of GPU differ.
+on_one_kind = pytest.mark.parametrize("place", [T4], ids=["T4"], indirect=True)
 
 
 def save_nothing(figure, target, **options):
@@ -71,6 +76,7 @@ def trained(place):
     )
 
 
+@on_one_kind
 def test_01_counts(place):
     execute(place, "01", classifiers=["squeezenet1_0"])
 
@@ -95,6 +101,19 @@ def test_04_opens_the_test_set(place, trained):
     assert len(execute(place, "04", run=place.run, rows=2)["result"].labels) == 18
 
 
+@on_one_kind
+def test_04_lets_runs_vote(place, trained, monkeypatch):
+    monkeypatch.setattr(ensembles, "ROOT", place.folder)  # figures go to runs/votes/
+    other = execute(place, "02", dataset=place.dataset, epochs=2, seed=1, name="two",
+                    runs_root=place.runs, **SMALL)["run"]  # fmt: skip
+    done = execute(place, "04", run=f"{place.run}, {other.folder}", rows=2)
+    expected = np.mean([one.probabilities for one in done["results"]], 0)
+    np.testing.assert_allclose(done["result"].probabilities, expected, atol=1e-6)
+    assert done["folder"].parent == place.folder / "runs" / "votes"
+    assert (done["folder"] / "test_grid.png").exists()
+
+
+@on_one_kind
 def test_05_looks_inside(place, trained):
     done = execute(place, "05", run=place.run, neurons=3, looked_at=8, compared=2,
                    random_networks=2, large_kernels=0)  # fmt: skip
@@ -113,6 +132,18 @@ def test_06_fine_tunes(place, trained):
     assert done["last"].metrics["test"]["images"] == 18
 
 
+@on_one_kind
+def test_06_trains_a_row_of_a_report(place, trained):
+    done = execute(
+        place, "06", dataset=place.dataset, model="five_blocks", weights=place.run, head="dense",
+        pooling="flatten", dense=8, image_size=32, filters=[4, 4, 8, 8, 8], val_fraction=0.4,
+        batch_size=8, epochs=2, freeze="all_but_head", compare=[], test=True,
+        tradeoff_by="test", runs_root=place.runs, name="alone",
+    )  # fmt: skip
+    assert list(done["runs"]) == ["all_but_head"] and done["last"].name == "alone"
+    assert done["last"].metrics["test_opened"]["count"] == 2
+
+
 def test_07_detects(place):
     def few(count, seed):
         return draw_scenes(8, seed)
@@ -123,10 +154,12 @@ def test_07_detects(place):
     assert done["summary"].frames == 8
 
 
+@on_one_kind
 def test_08_reports(place, trained):
     page = execute(place, "08", runs_root=place.runs, demonstrate_leak=False)["page"]
     assert page.is_relative_to(place.folder)
 
 
+@on_one_kind
 def test_09_goes_wrong(place):
     execute(place, "09", steps=2, filters=4)

@@ -124,7 +124,7 @@ def test_where_the_code_cannot_be_had_it_says_what_to_do(repository, tmp_path, m
         exec(code, {"get_ipython": lambda: offline})
 
 
-def test_the_published_commit_is_fetched_once_into_a_folder_with_a_space(tmp_path):
+def test_the_published_commit_is_fetched_once_into_a_folder_with_a_space(tmp_path, monkeypatch):
     source, folder = tmp_path / "someone" / "blocks", tmp_path / "My Drive"
     (source / "helpers" / "runs").mkdir(parents=True)
     folder.mkdir()
@@ -140,7 +140,14 @@ def test_the_published_commit_is_fetched_once_into_a_folder_with_a_space(tmp_pat
         git("commit", "-q", "-m", version)
     pinned = git("rev-parse", "HEAD~1")
     root = folder / "five-blocks"
-    for _ in range(2):
-        found = start(tmp_path, "someone/blocks", pinned, ELSEWHERE, folder=folder)
-        assert found == f"FOUND {root} {root}\n"
+    found = start(tmp_path, "someone/blocks", pinned, ELSEWHERE, folder=folder)
+    assert found == f"FOUND {root} {root}\n"
     assert (root / "helpers" / "runs" / "config.py").read_text() == "pinned"
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
+    asked, code = [], publish.FIRST_CELL.format(repository="someone/blocks", commit=pinned)
+    namespace = {"get_ipython": lambda: SimpleNamespace(system=asked.append)}
+    exec(TransformerManager().transform_cell(code), namespace)
+    assert asked == [] and namespace["root"] == root

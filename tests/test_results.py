@@ -66,6 +66,16 @@ def test_a_record_of_other_parameters_is_none_of_the_row(runs):
     assert ledger.recorded_entries(ROW) == []
 
 
+def test_every_record_still_counts_for_its_row_and_says_how_it_was_made():
+    lines = results.load()
+    counted = [line["run"] for row in ROWS.values()
+               for found in results.recorded(row).values() for line in found]  # fmt: skip
+    assert sorted(counted) == sorted(line["run"] for line in lines) and len(lines) >= 28
+    for line in lines:
+        assert all(line[key] for key in ("device", "processor", "threads", "packages", "commit"))
+        assert line["command"].endswith(f"--rows {line['run'].partition('/')[2]}")
+
+
 def test_fresh_runs_are_set_beside_their_records(runs, capsys):
     record(runs)
     run = Run(runs / "R5" / "scratch_lr.01-seed1")
