@@ -11,7 +11,9 @@ import threading
 import time
 import zipfile
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -125,13 +127,23 @@ def _interrupt():
 
 
 @pytest.mark.parametrize("size", [400, 3000, 9000])
-def test_a_sweep_on_a_full_disk_stops_in_one_sentence_and_continues_later(home, size):
+def test_a_sweep_on_a_full_disk_stops_in_one_sentence_and_continues_later(home, size, monkeypatch):
     """Where the sweep's journal fills the disk, or a run's file does."""
     (home / "grid.yaml").write_text(SWEEP)
     config = make_config(home).replace(runs_root=str(home / "runs"))
     whole = sweep.run(home / "grid.yaml", config.replace(runs_root=str(home / "whole")))
     with largest_file(size), pytest.raises(CannotWrite, match="its disk is full"):
         sweep.run(home / "grid.yaml", config)
+    slept = []  # a trial whose worker is not known is waited for: the clock goes on, nobody waits
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(seconds=sum(slept))
+
+    monkeypatch.setattr(sweep.queue, "datetime", Later)
+    monkeypatch.setattr(sweep.runner, "time", SimpleNamespace(
+        sleep=slept.append, time=time.time, perf_counter=time.perf_counter))  # fmt: skip
     done = sweep.run(home / "grid.yaml", config)
     assert not done.failed
     assert [(run.name, result(run)[1:]) for run in done.runs] == [

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,13 +15,16 @@ from PIL import Image
 
 from helpers import ROOT
 from helpers.data.drawn import sets
+from helpers.runs import files
 
 PICTURE = "test/blue_fan_hookbill/0012.jpg"
 SPECIES_COUNTS = {"train": 20, "test": 30}
-DRAW = """import sys
+SMALL = sets.SETS["tiny_species"]._replace(counts={"train": 3, "test": 3})
+DRAW = f"""import sys
 from pathlib import Path
-from helpers.data.drawn.sets import draw
-draw("tiny_species", Path(sys.argv[1]))
+from helpers.data.drawn import sets
+sets.SETS["tiny_species"] = sets.SETS["tiny_species"]._replace(counts={SMALL.counts})
+sets.draw("tiny_species", Path(sys.argv[1]))
 """
 
 
@@ -47,6 +51,13 @@ def nature():
 
 def start_drawing(folder):
     return subprocess.Popen([sys.executable, "-c", DRAW, str(folder)], cwd=ROOT)
+
+
+def wait_until_begun(process, folder):
+    begun = f".{folder.name}.{process.pid}-*.unfinished/**/*.jpg"
+    deadline = time.monotonic() + 60
+    while not list(folder.parent.glob(begun)) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def draw_alone(path):
@@ -145,20 +156,33 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [".tiny_species.lock"]
 
 
-def test_killed_drawing_leaves_no_half_folder_and_two_at_once_agree(tmp_path):
+def test_killed_drawing_leaves_no_half_folder_and_two_at_once_agree(tmp_path, monkeypatch):
     folder = tmp_path / "tiny_species"
     killed = start_drawing(folder)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until_begun(killed, folder)
     killed.kill()
     killed.wait()
     assert list(tmp_path.rglob("*.jpg"))  # it was in the middle
     assert not folder.exists()
-    both = [start_drawing(folder) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
-    assert sum(count_files(folder).values()) == 300
-    assert (folder / PICTURE).read_bytes() == draw_alone(PICTURE)
+    other, said = start_drawing(folder), []
+
+    def say(text, **_):
+        said.append(text)
+        other.send_signal(signal.SIGCONT)
+
+    monkeypatch.setattr(files, "print", say, raising=False)
+    monkeypatch.setitem(sets.SETS, "tiny_species", SMALL)
+    wait_until_begun(other, folder)
+    other.send_signal(signal.SIGSTOP)  # until this process waits for it
+    try:
+        sets.draw("tiny_species", folder)
+    finally:
+        other.send_signal(signal.SIGCONT)
+    assert said == ["waiting for another process, which is drawing tiny_species"]
+    assert other.wait(120) == 0
+    assert sum(count_files(folder).values()) == 36
+    small = "test/blue_fan_hookbill/0002.jpg"
+    assert (folder / small).read_bytes() == draw_alone(small)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):

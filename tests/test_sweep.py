@@ -4,11 +4,14 @@ import errno
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +21,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from helpers import ROOT, sweep
+from helpers import sweep
 from helpers.runs.config import Config, ConfigError
 from helpers.runs.folder import Run
 from helpers.runs.search import find_runs
@@ -178,15 +181,20 @@ def test_sweep_ends_at_the_target(write, config, curves):
     assert len(sweep.run(path, config).runs) == len(trained) == 2
 
 
-def test_budget_ends_the_sweep(write, config, curves):
+def test_budget_ends_the_sweep(write, config, curves, monkeypatch):
+    now = [time.time()]
+    for module in (runner, worker):
+        monkeypatch.setattr(module, "time", SimpleNamespace(
+            time=lambda: now[0], sleep=time.sleep, perf_counter=time.perf_counter))  # fmt: skip
+
     def slow(config):
-        time.sleep(0.5)
+        now[0] += 30
         return [0.1]
 
     trained = curves(slow)
     path = write()
-    sweep.run(path, config, budget=0.6 / 60)
-    assert 1 <= len(trained) < 6
+    sweep.run(path, config, budget=45 / 60)
+    assert len(trained) == 2
     sweep.run(path, config)
     assert len(trained) == 6
 
@@ -306,24 +314,25 @@ def test_queue_filled_twice_holds_each_point_once(write, config, curves):
     assert len(sweep.run(path, config).runs) == len(trained) == 6
 
 
-def test_killed_workers_points_are_done_exactly_once(write, config):
+def test_killed_workers_points_are_done_exactly_once(write, config, monkeypatch, capsys):
     path = write(parameters=GRID | {"seed": {"value": 0}, "epochs": {"value": 6}})
-    command = [sys.executable, "-m", "helpers.sweep", str(path), "--workers", "2"]
+    command = ["sweep", str(path), "--workers", "2"]
     command += [f"{name}={json.dumps(value)}" for name, value in config.model_dump().items()
                 if name in FAST or name == "runs_root"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    monkeypatch.setattr(sys, "argv", command)
     folder = Path(config.runs_root) / "sweeps" / "small"
-    deadline = time.monotonic() + 120
     killed = None
-    while killed is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-        if (folder / "journal.log").exists() and list(folder.glob("*/history.csv")):
-            running = study_of(path, config).get_trials(states=(TrialState.RUNNING,))
-            if running and "worker" in running[0].user_attrs:
-                killed = running[0].user_attrs
-                os.kill(killed["worker"]["pid"], signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and output.startswith("6 runs in")
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(runpy.run_module, "helpers.sweep", run_name="__main__")
+        while killed is None and not ended.done():
+            time.sleep(0.05)
+            if (folder / "journal.log").exists() and list(folder.glob("*/history.csv")):
+                running = study_of(path, config).get_trials(states=(TrialState.RUNNING,))
+                if running and "worker" in running[0].user_attrs:
+                    killed = running[0].user_attrs
+                    os.kill(killed["worker"]["pid"], signal.SIGKILL)
+        ended.result(timeout=120)
+    assert killed and capsys.readouterr().out.startswith("6 runs in")
     runs = [Run(p.parent) for p in folder.glob("*/status.json")]
     assert len({run.config.id for run in runs}) == len(runs) == 6
     assert all([row["epoch"] for row in run.history] == [1, 2, 3, 4, 5, 6] for run in runs)
@@ -458,9 +467,9 @@ def test_online_gives_wandb_the_same_file_and_the_same_training(write, config, c
         sweep.run(path, config.replace(tracking="online"))
 
 
-@pytest.fixture
-def postgresql(tmp_path):
-    """Start a real server for this test; skip where its programs or driver are not installed."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Start a real server; skip where its programs or driver are not installed."""
     pytest.importorskip("psycopg")
     programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl", "postgres")}
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -469,24 +478,36 @@ def postgresql(tmp_path):
             programs[name] = str(found[-1] / name)
     if None in programs.values():
         pytest.skip("PostgreSQL is not installed")
-    folder = tmp_path / "server"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("server")
     prefix = []
     if os.geteuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres")
-        for parent in [tmp_path, *tmp_path.parents][:4]:
+        for parent in [*folder.parents][:3]:
             if parent.owner() == "root" and parent != Path("/tmp"):
                 parent.chmod(0o755)
         prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    with_port = f"-p 54329 -k {folder} -c listen_addresses=localhost"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with_port = f"-p {port} -k {folder} -c listen_addresses=localhost"
     quiet = {"check": True, "capture_output": True, "cwd": folder}
     subprocess.run([*prefix, programs["initdb"], "-A", "trust", "-U", "sweeper", "-D",
                     str(folder / "data")], **quiet)  # fmt: skip
     control = [*prefix, programs["pg_ctl"], "-D", str(folder / "data")]
     subprocess.run([*control, "-w", "-l", str(folder / "log"), "-o", with_port, "start"],
                    check=True, cwd=folder, stdout=subprocess.DEVNULL)  # fmt: skip
-    yield "postgresql+psycopg://sweeper@localhost:54329/postgres"
+    yield f"postgresql://sweeper@localhost:{port}"
     subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+
+
+@pytest.fixture
+def postgresql(server, request):
+    """Make a new database for this test."""
+    import psycopg
+
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{request.node.name[:60]}"')
+    return f"{server}/{request.node.name[:60]}".replace("://", "+psycopg://")
 
 
 def test_postgresql_holds_the_queue(write, config, curves, postgresql):
@@ -505,7 +526,10 @@ def test_a_connection_that_postgresql_ends_is_opened_again(write, config, curves
 
     def ended(config):
         with psycopg.connect(postgresql.replace("+psycopg", ""), autocommit=True) as connection:
-            others = "SELECT pid FROM pg_stat_activity WHERE usename = 'sweeper' AND pid <> %s"
+            others = (
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+                "AND usename = 'sweeper' AND pid <> %s"
+            )
             own = connection.info.backend_pid
             ended.count += len(connection.execute(others, [own]).fetchall())
             connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({others}) AS p", [own])
