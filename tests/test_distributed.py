@@ -1,14 +1,13 @@
 """Several processes train to the same result as one, and one of them writes."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from unittest import mock
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -33,13 +32,27 @@ def folder(tmp_path_factory):
     return folder
 
 
+def make_config(folder, runs):
+    return Config(
+        dataset=f"folder:{folder}", image_size=32, filters=8, dense=16, batch_size=15, epochs=5,
+        augment=[], dropout=0.0, schedule="one_cycle", lr=2e-3, precision="float32",
+        optimizer="sgd", runs_root=str(runs), early_stopping=0,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def config(folder, tmp_path):
-    return Config(
-        dataset=f"folder:{folder}", image_size=32, filters=8, dense=16, batch_size=15, epochs=3,
-        augment=[], dropout=0.0, schedule="one_cycle", lr=2e-3, precision="float32",
-        optimizer="sgd", runs_root=str(tmp_path), early_stopping=2,
-    )  # fmt: skip
+    return make_config(folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def several(folder, tmp_path_factory):
+    """The run of two processes; 61 images in batches of 15: parts of a batch differ in length."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)  # a relative folder starts here, in all processes
+        launch(make_config(folder.name, runs).replace(name="several"), 2)
+    return Run(runs / "several")
 
 
 def test_more_processes_than_images_in_a_batch_are_refused_in_one_sentence(config):
@@ -53,12 +66,9 @@ def test_more_processes_than_gpus_are_refused_in_one_sentence(config):
         launch(config, 2)
 
 
-def same_as_one_process(config, name="several"):
-    """Compare the run of several processes with one that is trained here."""
-    one = config.replace(name="one")
-    splits = data.load(one)
-    run = train.fit(models.build(one, len(splits.classes)), splits, one)
-    several = Run(ROOT / config.runs_root / name)
+def test_two_processes_equal_one_batch_norm_included(config, several):
+    splits = data.load(config)
+    run = train.fit(models.build(config, len(splits.classes)), splits, config)
     assert several.finished
     for row, other in zip(run.history, several.history, strict=True):
         assert row["images"] == other["images"]
@@ -70,38 +80,33 @@ def same_as_one_process(config, name="several"):
     assert len(several.predictions) == len(splits.val)
 
 
-def test_two_processes_equal_one_batch_norm_included(config, folder, monkeypatch):
-    """61 images in batches of about 15: the two parts of a batch differ in length."""
-    monkeypatch.chdir(folder.parent)  # a relative folder starts here, in all processes
-    config = config.replace(dataset=f"folder:{folder.name}")
-    launch(config.replace(name="several"), 2)
-    same_as_one_process(config)
-
-
-def test_two_processes_killed_on_the_way_continue_to_the_same_result(config, tmp_path):
+def test_two_processes_killed_on_the_way_continue_to_the_same_result(config, several, tmp_path):
     path = tmp_path / "config.json"
-    several = config.replace(name="several", epochs=8, early_stopping=0)
-    path.write_text(json.dumps(several.model_dump()))
+    config = config.replace(name="killed")
+    path.write_text(json.dumps(config.model_dump()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node=2", "-m", "helpers.train", str(path)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-    last = tmp_path / "several" / "last.pt"
+    process = subprocess.Popen(command, cwd=ROOT)
+    last = tmp_path / "killed" / "last.pt"
+    workers = []  # each in its own session
     while not last.exists() and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.01)
+    for one in (process, *workers):
+        one.kill()
     process.wait()
-    assert not Run(tmp_path / "several").finished
-    launch(several, 2)
-    launch(several.replace(name="whole"), 2)
-    run, whole = Run(tmp_path / "several"), Run(tmp_path / "whole")
-    for row, other in zip(run.history, whole.history, strict=True):
+    run = Run(tmp_path / "killed")
+    assert last.exists() and not run.finished and len(run.history) < config.epochs
+    launch(config, 2)
+    run = Run(tmp_path / "killed")
+    for row, other in zip(run.history, several.history, strict=True):
         for figure in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
             assert row[figure] == other[figure], figure
-    weights = whole.read_checkpoint("best.pt")["model"]
+    weights = several.read_checkpoint("best.pt")["model"]
     for name, tensor in run.read_checkpoint("best.pt")["model"].items():
         assert torch.equal(tensor, weights[name]), name
 
 
 def test_a_training_that_fails_says_so(config):
-    with pytest.raises(RuntimeError, match="2 processes stopped with exit status"):
-        launch(config.replace(dataset="folder:nowhere"), 2)
+    with pytest.raises(RuntimeError, match="1 processes stopped with exit status"):
+        launch(config.replace(dataset="folder:nowhere"), 1)
