@@ -11,7 +11,6 @@ import threading
 import time
 import zipfile
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,13 +134,8 @@ def test_a_sweep_on_a_full_disk_stops_in_one_sentence_and_continues_later(home, 
     with largest_file(size), pytest.raises(CannotWrite, match="its disk is full"):
         sweep.run(home / "grid.yaml", config)
     slept = []  # a trial whose worker is not known is waited for: the clock goes on, nobody waits
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.now(tz) + timedelta(seconds=sum(slept))
-
-    monkeypatch.setattr(sweep.queue, "datetime", Later)
+    monkeypatch.setattr(sweep.queue, "time", SimpleNamespace(
+        time=time.time, monotonic=lambda: time.monotonic() + sum(slept)))  # fmt: skip
     monkeypatch.setattr(sweep.runner, "time", SimpleNamespace(
         sleep=slept.append, time=time.time, perf_counter=time.perf_counter))  # fmt: skip
     done = sweep.run(home / "grid.yaml", config)

@@ -14,7 +14,9 @@ def test_lists_are_alike_in_number_and_leak_what_they_say(monkeypatch, tmp_path)
         leakage, "train", lambda config: configs.update({config.name: config}) or finished
     )
     monkeypatch.setattr(leakage, "ROOT", tmp_path)  # copies made before are not taken
+    monkeypatch.chdir(tmp_path)
     leakage.demonstrate()
+    assert configs["clean"].dataset == "folder:data/leak/clean"
     lists, tests = {}, {}
     for kind, config in configs.items():
         source = sources.find(config.dataset)

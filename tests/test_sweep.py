@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -303,15 +304,41 @@ def test_living_workers_point_is_left_alone(write, config):
         assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
 
 
-def test_queue_filled_twice_holds_each_point_once(write, config, curves):
-    trained = curves(lambda config: [0.3])
-    path = write()
+@pytest.mark.parametrize("more", [{}, {"early_terminate": {"type": "hyperband", "min_iter": 1}}])
+def test_queue_filled_twice_holds_each_point_once(write, config, curves, more):
+    trained = curves(lambda config: [0.3, 0.4])
+    path = write(**more)
     (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
     definition, study = read_sweep(path, config), study_of(path, config)
     for slot, point in enumerate(queue.list_points(definition, config)):
         for _ in range(2):  # as two machines would that begin at the same moment
             study.enqueue_trial(point, user_attrs={"slot": slot})
     assert len(sweep.run(path, config).runs) == len(trained) == 6
+
+
+def test_a_slot_is_given_up_where_its_workers_die_without_getting_further():
+    def trial(epochs, **attributes):
+        values = dict.fromkeys(range(1, epochs + 1), 0.1)
+        return optuna.trial.create_trial(state=TrialState.FAIL, intermediate_values=values,
+                                         user_attrs={"slot": 0} | attributes)  # fmt: skip
+
+    assert not queue.is_given_up([])
+    assert not queue.is_given_up([trial(epochs) for epochs in range(9)])  # each got further
+    assert queue.is_given_up([trial(1)] + [trial(3)] * 5)
+    assert not queue.is_given_up([trial(1)] * 4 + [trial(3)] * 4)
+    assert not queue.is_given_up([trial(3, interrupted=True)] * 9)
+
+
+def test_a_trial_of_another_time_zone_is_not_taken_for_a_dead_worker_s(write, config):
+    path = write()
+    (Path(config.runs_root) / "sweeps" / "small").mkdir(parents=True)
+    study = study_of(path, config)
+    queue.fill(study, queue.list_points(read_sweep(path, config), config))
+    taken = study.ask()  # and nobody has said yet that it is theirs
+    begun = taken._trial_id
+    study._storage._replay_result._trials[begun].datetime_start -= timedelta(hours=1)
+    assert queue.give_back(study)
+    assert len(study.get_trials(states=(TrialState.RUNNING,))) == 1
 
 
 def test_killed_workers_points_are_done_exactly_once(write, config, monkeypatch, capsys):

@@ -31,9 +31,9 @@ def demonstrate(runs_root: str = "runs") -> dict[str, Run]:
     """
     runs = {}
     for kind in KINDS:
-        folder = _copy_images(kind)
+        folder = _copy_images(kind).relative_to(ROOT)  # the same run wherever the project is
         config = Config(
-            dataset=f"folder:{folder}", name=kind, runs_root=f"{runs_root}/{FOLDER}",
+            dataset=f"folder:{folder.as_posix()}", name=kind, runs_root=f"{runs_root}/{FOLDER}",
             augment=[], dropout=0.0,
         )  # fmt: skip
         runs[kind] = train(config)

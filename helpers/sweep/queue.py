@@ -12,7 +12,6 @@ import time
 import warnings
 import zlib
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -33,6 +32,7 @@ REPEATED = "repeated"
 SILENCE = 1800  # seconds without an epoch after which another machine's worker counts as dead
 LOCK_SECONDS = 30  # for which a database's table may be locked by somebody else
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_FIRST_SEEN: dict[tuple, float] = {}  # trials that nobody seemed to work on, and since when
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -154,7 +154,7 @@ def slots(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
     """Return the trials of each slot, oldest first."""
     found: dict[int, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False):
-        if "slot" in trial.user_attrs:
+        if trial.user_attrs.get("slot") is not None:
             found.setdefault(trial.user_attrs["slot"], []).append(trial)
     return found
 
@@ -164,9 +164,11 @@ def _counts(trial: FrozenTrial) -> bool:
 
 
 def is_given_up(tries: list[FrozenTrial]) -> bool:
-    """Say whether a slot's workers died so often that it is left alone."""
+    """Say whether a slot's workers died so often, since one last got further, that it is left."""
     innocent = {"interrupted", REPEATED}
-    died = [t for t in tries if not _counts(t) and not innocent & t.user_attrs.keys()]
+    epochs = [len(trial.intermediate_values) for trial in tries]
+    since = tries[epochs.index(max(epochs)) :] if tries else []
+    died = [t for t in since if not _counts(t) and not innocent & t.user_attrs.keys()]
     return len(died) >= MOST_TRIES
 
 
@@ -202,6 +204,7 @@ def claim(
         )
         trial = study.ask()
         if not _is_ours(study, trial):
+            trial.set_user_attr("slot", None)
             study.tell(trial, state=TrialState.FAIL)
             continue
         for parameter in definition.parameters:
@@ -252,8 +255,9 @@ def give_back(study: optuna.Study) -> bool:
 def _is_alive(trial: FrozenTrial) -> bool | None:
     worker = trial.user_attrs.get("worker")
     if worker is None:  # taken this moment, or the worker died in that moment
-        age = abs((datetime.now() - trial.datetime_start).total_seconds())
-        return None if age < 10 else False
+        # By this process's clock: that of the other machine may be in another time zone.
+        first = _FIRST_SEEN.setdefault((trial.number, trial.datetime_start), time.monotonic())
+        return None if time.monotonic() - first < 10 else False
     if worker["host"] != socket.gethostname():
         return time.time() - trial.user_attrs["seen"] < SILENCE
     if worker == _this_process():  # it asks when it works on nothing: an error ended that trial

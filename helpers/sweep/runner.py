@@ -108,6 +108,7 @@ def run(
                 "config": config.model_dump(),
                 "storage": storage,
                 "until": until,
+                "parent": os.getpid(),
                 "folder": os.getcwd(),  # where a relative folder:PATH starts
             }
             _run_in_processes(study, definition, config, order, workers, bar)
@@ -153,7 +154,7 @@ def _runs(folder: Path) -> list[Run]:
 def _failures(tries: dict[int, list]) -> dict[str, str]:
     failed = {}
     for slot, trials in sorted(tries.items()):
-        reason = trials[-1].user_attrs.get("reason")
+        reason = next((t.user_attrs["reason"] for t in trials if "reason" in t.user_attrs), None)
         if reason is None and queue.is_given_up(trials):
             reason = f"its worker died {len(trials)} times"
         if reason:

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -33,15 +34,20 @@ def work(
     until: float = math.inf,
     number: int = 0,
     on_trial: Callable[[], None] = lambda: None,
+    parent: int | None = None,
 ) -> None:
     """Run trials until the queue is empty, the target is reached or the clock says `until`.
 
     `number` tells this worker from others on the same machine; `on_trial` is called before each.
+    `parent` is the process without which it ends, by default this one's parent.
     """
-    parent = os.getppid()
+    parent = parent or os.getppid()
     while time.time() < until and not queue.is_target_reached(study, definition):
         on_trial()
-        trial = queue.claim(study, definition, config, number)
+        try:
+            trial = queue.claim(study, definition, config, number)
+        except UpdateFinishedTrialError:  # given back in the moment that it was taken
+            continue
         if trial is None:
             return
         try:
@@ -112,19 +118,23 @@ def is_its_own_fault(error: Exception) -> bool:
 
 
 def _histories(study: optuna.Study, sign: int) -> list[list[float]]:
-    """Return the metric of all runs by epoch, smaller is better."""
-    latest = [tries[-1].intermediate_values for tries in queue.slots(study).values()]
-    return [[sign * values[epoch] for epoch in sorted(values)] for values in latest if values]
+    """Return the metric of all runs by epoch, smaller is better; of a run, its longest try."""
+    longest = [max((trial.intermediate_values for trial in tries), key=len)
+               for tries in queue.slots(study).values()]  # fmt: skip
+    return [[sign * values[epoch] for epoch in sorted(values)] for values in longest if values]
 
 
 def main() -> None:
     """Work as one of several processes, as told on standard input."""
+    # The sweep ends its workers, by Ctrl-C too; they then say that it was no death.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     order = json.load(sys.stdin)
     os.chdir(order["folder"])
     config = Config(**order["config"])
     definition = read_sweep(order["file"], config)
     study = queue.open_study(definition, config, order["storage"])
-    work(study, definition, config, order["until"], order["number"])
+    work(study, definition, config, order["until"], order["number"], parent=order["parent"])
 
 
 if __name__ == "__main__":
