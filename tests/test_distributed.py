@@ -60,6 +60,15 @@ def test_more_processes_than_images_in_a_batch_are_refused_in_one_sentence(confi
         launch(config, 16)
 
 
+def test_batches_are_alike_in_length_and_the_smallest_has_an_image_for_each_process(config):
+    """49 images (12 are kept for testing) in batches of at most 48 are 25 and 24."""
+    splits = data.load(config)
+    config = config.replace(batch_size=48)
+    refused = pytest.raises(ConfigError, match=r"^25 processes cannot share a batch of 24 images")
+    with mock.patch("helpers.train.processes.world_size", return_value=25), refused:
+        train.fit(models.build(config, 3), splits, config)
+
+
 def test_more_processes_than_gpus_are_refused_in_one_sentence(config):
     refused = pytest.raises(ConfigError, match=r"^processes=2 would need as many GPUs: use 1 here$")
     with mock.patch("torch.cuda.device_count", return_value=1), refused:

@@ -29,7 +29,7 @@ from helpers.models.device import (
     mixed_precision,
 )
 from helpers.models.freezing import freeze, train_mode
-from helpers.runs.config import Config
+from helpers.runs.config import Config, ConfigError
 from helpers.runs.files import CannotWrite, lock
 from helpers.runs.folder import Run, open_run
 from helpers.runs.progress import tqdm
@@ -169,6 +169,10 @@ class Training:
     def __init__(self, model: nn.Module, splits: Splits, config: Config, run: Run):
         self.model, self.config, self.run = model, config, run
         self.train, self.val = splits.train, limit_validation(splits.val, config)
+        smallest = len(self.train) // math.ceil(len(self.train) / config.batch_size)
+        if smallest < processes.world_size():
+            raise ConfigError(f"{processes.world_size()} processes cannot share a batch of "
+                              f"{smallest} images: use fewer, or a larger batch_size")  # fmt: skip
         self.own_val = self.val  # this process's part
         if processes.world_size() > 1:
             self.own_val = self.val.subset(processes.share(np.arange(len(self.val))))
