@@ -5,7 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from helpers.evaluate.evaluation import Evaluation
-from helpers.evaluate.intervals import mean_and_interval, wilson_interval
+from helpers.evaluate.intervals import (
+    difference_of_intervals,
+    mean_and_interval,
+    wilson_interval,
+)
 
 
 class Classes(NamedTuple):
@@ -56,18 +60,11 @@ def overconfidence(result: Evaluation) -> tuple[float, float, float]:
     """Return the mean confidence minus the accuracy, and the ends of its 95 % interval.
 
     Above 0 the network is surer than it is right. Wilson's interval of the accuracy, which knows
-    that a network without a mistake may still make some, and Student's of the confidence, joined
-    as in Newcombe's method 10.
+    that a network without a mistake may still make some, and Student's of the confidence.
     """
     sure, right = result.probabilities.max(1).astype(float), result.predicted == result.labels
-    confidence, least, most = mean_and_interval(sure)
-    accuracy, (low, high) = right.mean(), wilson_interval(int(right.sum()), len(right))
+    accuracy = right.mean(), *wilson_interval(int(right.sum()), len(right))
     varies = sure.std() > 0 and right.std() > 0
-    correlation = np.corrcoef(sure, right)[0, 1] if varies else 0.0
-
-    def reach(a: float, b: float) -> float:
-        return max(a * a - 2 * correlation * a * b + b * b, 0.0) ** 0.5
-
-    mean = float(confidence - accuracy)
-    below = reach(confidence - least, high - accuracy)
-    return mean, mean - below, mean + reach(most - confidence, accuracy - low)
+    correlation = float(np.corrcoef(sure, right)[0, 1]) if varies else 0.0
+    found = difference_of_intervals(mean_and_interval(sure), accuracy, correlation)
+    return found.mean, found.low, found.high

@@ -103,15 +103,28 @@ def difference_of_networks(right: np.ndarray, other: np.ndarray) -> Difference:
 def _newcombe(
     right: int, total: int, other_right: int, other_total: int, correlation: float
 ) -> Difference:
-    share, other = float(right / total), float(other_right / other_total)
-    low, high = wilson_interval(right, total)
-    other_low, other_high = wilson_interval(other_right, other_total)
+    return difference_of_intervals(
+        (right / total, *wilson_interval(right, total)),
+        (other_right / other_total, *wilson_interval(other_right, other_total)),
+        correlation,
+    )
+
+
+def difference_of_intervals(
+    first: tuple[float, float, float], second: tuple[float, float, float], correlation: float
+) -> Difference:
+    """Subtract two correlated estimates, each a value with the ends of its interval.
+
+    Newcombe's method 10, for estimates of any kind: Zou and Donner 2008.
+    """
+    value, low, high = map(float, first)
+    other, other_low, other_high = map(float, second)
 
     def reach(a: float, b: float) -> float:
-        return float(max(a * a - 2 * correlation * a * b + b * b, 0.0) ** 0.5)
+        return max(a * a - 2 * correlation * a * b + b * b, 0.0) ** 0.5
 
-    below, above = reach(share - low, other_high - other), reach(high - share, other - other_low)
-    return Difference(share - other, share - other - below, share - other + above)
+    below, above = reach(value - low, other_high - other), reach(high - value, other - other_low)
+    return Difference(value - other, value - other - below, value - other + above)
 
 
 def difference_of_recipes(first: list[dict], second: list[dict]) -> Difference:

@@ -35,7 +35,8 @@ def draw(groups: dict[str, list[Run]]) -> list[tuple[str, Figure]]:
     if len(groups) < 2:
         return []
     runs = [run for group in groups.values() for run in group]
-    drawn = [("A colour for each row, a line for each run.", curves_of_several(groups))]
+    text = "A colour for each row and each value that it varies, a line for each run."
+    drawn = [(text, curves_of_several(groups))]
     if any(run.config.weights != "none" or run.config.model != "five_blocks" for run in runs):
         split = "test" if all("test" in run.metrics for run in runs) else "val"
         word = {"test": "Test", "val": "Validation"}[split]

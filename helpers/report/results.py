@@ -132,9 +132,9 @@ def compare(runs_root: str = "runs", names: list[str] | None = None) -> str:
         run = Run(ROOT / runs_root / name)
         if name not in lines:
             raise ConfigError(f"{name} has no record; recorded are {', '.join(lines) or 'none'}")
-        if not run.finished and names:
-            raise ConfigError(f"{name} has not finished here: there is nothing to compare")
         if not run.finished:
+            if names:
+                raise ConfigError(f"{name} has not finished here: there is nothing to compare")
             continue
         old, new = lines[name], line_of(run, name, "-")
         other = [key for key in ("config", "commit", "processor", "packages", "device")

@@ -298,13 +298,14 @@ def preview(sweep_file: Path | str, config: Config | None = None, workers: int =
             start = time.perf_counter()
             try:
                 train(one, on_epoch=lambda row: True)
-                known[chosen.id] = time.perf_counter() - start
             except (RuntimeError, ValueError, MemoryError) as error:
                 if not is_its_own_fault(error):
                     raise
                 trouble = reason(error)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(kept, known)
+            else:
+                known[chosen.id] = time.perf_counter() - start
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(kept, known)
     count = len(definition.grid()) if definition.method == "grid" else definition.run_cap
     searched = [e for p in definition.parameters if p.name == "epochs" for e in p.examples]
     epochs = chosen.all_epochs if chosen.stages else max(searched, default=chosen.epochs)
